@@ -1,0 +1,251 @@
+"""One table of all options: name, type, range, default, help, which commands take it, whether it is in the run id.
+
+The one rule: command line, environment variables, TOML keys, RunConfig and the README's table are made from this table
+and from nothing else. A field of RunConfig is an option with `in_id`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["integer", "number", "text", "flag", "choice", "settings"]
+
+TRAINING = ("run", "sweep", "plan")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `default` None: decided by `default_text`. The range is [low, high], its ends open where said.
+
+    `word`: a word accepted beside a number ("auto"). `choices_open`: other texts are checked elsewhere.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    commands: tuple[str, ...] = TRAINING
+    in_id: bool = True
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+    choices: tuple[str, ...] = ()
+    word: str | None = None
+    default_text: str = ""
+    short: str | None = None
+    no_form: str | None = ""
+
+    @property
+    def flag(self) -> str:
+        """As typed: `--batch-size`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def environment(self) -> str:
+        """The environment variable: `BSEXP_BATCH_SIZE`."""
+        return "BSEXP_" + self.name.upper()
+
+    @property
+    def shown_default(self) -> str:
+        """The default in words."""
+        if self.default_text:
+            return self.default_text
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        return "" if self.default is None else f"{self.default:g}" if self.kind == "number" else str(self.default)
+
+    @property
+    def accepts(self) -> str:
+        """What may be given, in words."""
+        if self.kind == "choice":
+            return "one of " + ", ".join(self.choices)
+        if self.kind == "flag":
+            return "true or false"
+        if self.kind in ("text", "settings"):
+            return "a text"
+        noun = "a whole number" if self.kind == "integer" else "a number"
+        span = ""
+        if self.low is not None:
+            span = f" above {self.low:g}" if self.open_low else f" from {self.low:g}"
+        if self.high is not None:
+            span += f" {'below' if self.open_high else 'to'} {self.high:g}"
+        return noun + span + (f" or {self.word!r}" if self.word else "")
+
+
+def _choice(name: str, choices: tuple[str, ...], default: str | None, help: str, **rest: Any) -> Option:
+    return Option(name, "choice", default, help, choices=choices, **rest)
+
+
+def _count(name: str, default: int | None, help: str, low: int = 1, **rest: Any) -> Option:
+    return Option(name, "integer", default, help, low=low, **rest)
+
+
+def _share(name: str, default: float | None, help: str, **rest: Any) -> Option:
+    return Option(name, "number", default, help, low=0, high=1, open_high=True, **rest)
+
+
+_DATA = "the data set's"
+
+_STUDY = (
+    Option("dataset", "text", "digits", "data set: a name, folder:PATH or module:factory"),
+    Option("model", "text", None, "network: a name, torchvision:NAME or module:factory", default_text=_DATA),
+    Option(
+        "epochs", "number", None, "budget, in passes over the training split", low=0, open_low=True, default_text=_DATA
+    ),
+    _count("batch_size", None, "samples per update (the first one, where it grows)", default_text=_DATA),
+    _count("max_batch", None, "cap on a growing batch", default_text="max(batch_size, num_train // 10)"),
+    Option(
+        "lr",
+        "number",
+        None,
+        "learning rate at the reference batch",
+        low=0,
+        open_low=True,
+        default_text=f"{_DATA}; adamw .001",
+    ),
+    Option("lr_scaling", "text", None, "none, linear, sqrt, auto or a power", default_text="the schedule's"),
+    _count(
+        "reference_batch",
+        None,
+        "the batch size that --lr speaks of",
+        default_text="batch_size; fixed-large: the data set's",
+    ),
+    Option("warmup_epochs", "number", None, "linear warm-up of the rate", low=0, default_text="the schedule's"),
+    _share("momentum", None, "momentum (adamw: beta 1)", default_text=".9"),
+    Option("nesterov", "flag", False, "Nesterov momentum"),
+    Option("weight_decay", "number", 5e-4, "on tensors of two or more dimensions", low=0),
+    _choice("weight_decay_clock", ("update", "samples"), "update", "what the decay is counted in"),
+    _choice("optimizer", ("sgd", "adamw"), "sgd", "optimizer"),
+    Option("clip_norm", "number", None, "largest norm of the gradient", low=0, open_low=True, default_text="none"),
+    _share("dropout", 0.0, "share of activations dropped before the last layer"),
+    _choice("norm", ("group", "batch", "none"), None, "normalisation", default_text="the model's"),
+    _count("ghost_batch", None, "samples per batch statistic; 0: the micro-batch", low=0, default_text="the model's"),
+    _choice("averaging", ("ema", "none"), "ema", "averaged weights, evaluated beside the last"),
+    _share("label_smoothing", 0.0, "share of the label spread over all classes"),
+    _share("label_noise", 0.0, "share of the training labels drawn anew"),
+    Option("augment", "flag", None, "random crop and mirror", default_text=_DATA),
+    _count("train_size", None, "size of a stratified subset, drawn per seed", low=2, default_text="all"),
+    Option("fixed_subset", "flag", False, "the same subset for every seed"),
+    _share("val_fraction", 0.1, "share of the training file kept for validation"),
+    _count("image_size", None, "side that images of a folder are brought to", low=4, default_text="32"),
+    Option("seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan")),
+    _count("evals", None, "number of equally spaced evaluations", default_text="40, denser at first"),
+    _count(
+        "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"
+    ),
+    Option("micro_batch", "integer", None, "samples run at once", low=1, word="auto", default_text="auto"),
+    _choice("precision", ("fp32", "bf16", "fp64"), "fp32", "arithmetic"),
+    Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
+)
+
+_EXECUTION = (
+    Option(
+        "device",
+        "text",
+        "auto",
+        "auto, cpu, cuda, cuda:N or mps",
+        commands=("run", "sweep", "plan", "worker"),
+        in_id=False,
+    ),
+    _count("threads", None, "CPU threads", in_id=False, commands=("run", "sweep"), default_text="run: all; sweep: 1"),
+    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=("run", "sweep")),
+    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=("run", "sweep")),
+    Option("out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan")),
+    Option(
+        "name",
+        "text",
+        None,
+        "folder below it",
+        in_id=False,
+        commands=("run", "sweep", "plan"),
+        default_text="runs, or the file's",
+    ),
+    Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
+    Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=("run", "sweep")),
+    Option(
+        "dry_run",
+        "flag",
+        False,
+        "say what would be done, write nothing",
+        in_id=False,
+        commands=("run", "sweep"),
+        no_form=None,
+    ),
+    Option(
+        "set", "settings", None, "a parameter of the schedule, KEY=VALUE (repeatable)", in_id=False, default_text="none"
+    ),
+    Option(
+        "schedule",
+        "text",
+        None,
+        "schedules, separated by commas",
+        in_id=False,
+        commands=("sweep",),
+        default_text="the quickstart's",
+    ),
+    Option("seeds", "text", "0-5", "seeds: 0-5 or 0,2,4", in_id=False, commands=("sweep", "plan")),
+    Option(
+        "jobs",
+        "integer",
+        None,
+        "runs at a time; 0 plans and stops",
+        low=0,
+        word="auto",
+        in_id=False,
+        commands=("sweep",),
+        default_text="auto: one per core or GPU",
+    ),
+    _count("max_runs", 500, "larger sweeps need --yes", in_id=False, commands=("sweep", "plan")),
+    Option("yes", "flag", False, "go on without asking", in_id=False, commands=("sweep",), no_form=None, short="-y"),
+    Option("tune", "flag", True, "choose what [tune] lists, on validation", in_id=False, commands=("sweep", "plan")),
+    Option("report", "flag", True, "write the report at the end", in_id=False, commands=("sweep",)),
+    Option(
+        "num_train",
+        "integer",
+        None,
+        "plan without data: samples trained on",
+        low=2,
+        in_id=False,
+        commands=("plan",),
+        default_text="the data set's",
+    ),
+    _count("rows", None, "rows to print", low=2, in_id=False, commands=("plan",), default_text="table 20, --json all"),
+    Option("figure", "text", None, "draw the plan to this file", in_id=False, commands=("plan",), default_text="none"),
+    Option(
+        "pack",
+        "flag",
+        False,
+        "keep what a repository should: CSVs instead of run folders",
+        in_id=False,
+        commands=("report",),
+        no_form=None,
+    ),
+    Option("skip_bad", "flag", False, "leave damaged files out", in_id=False, commands=("report",), no_form=None),
+    Option(
+        "json",
+        "flag",
+        False,
+        "one JSON document on stdout",
+        in_id=False,
+        commands=("run", "sweep", "plan", "report", "status", "list", "doctor"),
+        no_form=None,
+    ),
+)
+
+OPTIONS: dict[str, Option] = {option.name: option for option in (*_STUDY, *_EXECUTION)}
+RUN_FIELDS: tuple[str, ...] = tuple(option.name for option in OPTIONS.values() if option.in_id)
+
+
+def options_of(command: str) -> list[Option]:
+    """The options that `command` takes, in the table's order."""
+    return [option for option in OPTIONS.values() if command in option.commands]
+
+
+def readme_table() -> str:
+    """The README's table of options, in Markdown."""
+    lines = ["| option | default | what it is | commands |", "|---|---|---|---|"]
+    for option in OPTIONS.values():
+        flag = f"`{option.flag}`"
+        meaning = option.help + (f" ({', '.join(option.choices)})" if option.choices else "")
+        lines.append(f"| {flag} | {option.shown_default} | {meaning} | {', '.join(option.commands)} |")
+    return "\n".join(lines) + "\n"

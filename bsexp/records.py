@@ -1,0 +1,120 @@
+"""What a run writes down: the records that training yields and the columns of the CSV files, with types and units.
+
+The one rule: a column exists because a field here has its name; nothing else in the program spells column names out in
+order. Counts are exact; times are seconds; empty means "not measured".
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+TIME_COLUMNS = ("train_seconds", "eval_seconds", "wall_seconds", "peak_memory_bytes")
+STATUSES = ("finished", "collapsed", "diverged", "failed", "oom")
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One update. `samples` is the count after it; `loss` its mean training loss, still on the device."""
+
+    step: int
+    samples: int
+    batch_size: int
+    lr: float
+    momentum: float
+    loss: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A row of steps.csv: the updates since the row before, up to and including `step`; `samples` after it."""
+
+    step: int
+    samples: int
+    epoch: float
+    batch_size: int
+    micro_batch_size: int
+    lr: float
+    momentum: float
+    noise_scale: float | None
+    train_loss: float
+    grad_sq_norm: float | None
+    grad_var: float | None
+    b_simple: float | None
+    train_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """A row of evals.csv: losses are mean cross-entropies in nats, accuracies shares in [0, 1].
+
+    `step` counts the updates done so far. train_* are measured in evaluation mode on a fixed subset of the training
+    split. Without a validation split, test_* take the place of val_*.
+    """
+
+    step: int
+    samples: int
+    epoch: float
+    train_seconds: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_loss_ema: float | None
+    val_accuracy_ema: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the measured part of summary.json. None: not measured, or not reached.
+
+    `memorised`: share of the training labels changed by label noise that the network reproduces. `total_shrink`: sum of
+    lr * weight decay over the updates. `generalization_gap`: train less test accuracy.
+    """
+
+    status: str
+    updates: int
+    samples: int
+    train_seconds: float
+    eval_seconds: float
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    val_accuracy_ema: float | None = None
+    val_loss_ema: float | None = None
+    test_accuracy_ema: float | None = None
+    test_loss_ema: float | None = None
+    train_accuracy: float | None = None
+    train_loss: float | None = None
+    memorised: float | None = None
+    generalization_gap: float | None = None
+    total_shrink: float | None = None
+    best_val_accuracy: float | None = None
+    peak_memory_bytes: int | None = None
+    num_parameters: int | None = None
+    device: str = ""
+    reason: str = ""
+
+
+def columns(row: type) -> tuple[str, ...]:
+    """The column names of a row type, in order."""
+    return tuple(field.name for field in fields(row))
+
+
+def eval_columns(val_fraction: float) -> tuple[str, ...]:
+    """The columns of evals.csv; without a validation split they are named after the test split."""
+    names = columns(EvalRow)
+    return names if val_fraction else tuple(name.replace("val_", "test_") for name in names)
+
+
+SUMMARY_COLUMNS: tuple[str, ...] = (
+    *("experiment", "arm", "schedule", "dataset", "model", "seed", "lr", "batch_size", "max_batch", "epochs"),
+    *("status", "updates", "samples", "train_seconds", "eval_seconds", "wall_seconds"),
+    *(
+        name
+        for name in columns(Outcome)
+        if name not in ("status", "updates", "samples", "train_seconds", "eval_seconds")
+    ),
+)
+SUMMARY_COLUMNS = (*(name for name in SUMMARY_COLUMNS if name != "reason"), "config_hash", "reason")
