@@ -31,6 +31,7 @@ class Dataset:
     crop: int = 0
     mirror: bool = False
     source: str = ""
+    gpu_model: str = ""
 
 
 def _small(name: str, summary: str, train: int, test: int, classes: int, source: str, mirror: bool = False) -> Dataset:
@@ -44,7 +45,21 @@ def _colour(
 ) -> Dataset:
     shape = (3, 32, 32) if train else None
     return Dataset(
-        name, summary, shape, classes, train, test, "resnet20", 128, 1024, 0.1, 20, crop=4, mirror=mirror, source=source
+        name,
+        summary,
+        shape,
+        classes,
+        train,
+        test,
+        "resnet20",
+        128,
+        1024,
+        0.1,
+        20,
+        crop=4,
+        mirror=mirror,
+        source=source,
+        gpu_model="resnet18",
     )
 
 

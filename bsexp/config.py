@@ -130,6 +130,9 @@ class _Run(BaseModel):
         text = json.dumps({"schema_version": SCHEMA_VERSION, **self.identity()}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
     def build_schedule(self) -> Schedule:
         """The schedule with this run's values. Raises UsageError."""
         setting = Setting(

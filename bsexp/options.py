@@ -232,7 +232,15 @@ _EXECUTION = (
     ),
 )
 
-OPTIONS: dict[str, Option] = {option.name: option for option in (*_STUDY, *_EXECUTION)}
+EVERYWHERE = ("run", "sweep", "report", "plan", "status", "list", "init", "doctor")
+
+_TALK = (
+    Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),
+    Option("verbose", "flag", False, "more talk", EVERYWHERE, in_id=False, no_form=None, short="-v"),
+    Option("debug", "flag", False, "tracebacks of errors", EVERYWHERE, in_id=False, no_form=None),
+)
+
+OPTIONS: dict[str, Option] = {option.name: option for option in (*_STUDY, *_EXECUTION, *_TALK)}
 RUN_FIELDS: tuple[str, ...] = tuple(option.name for option in OPTIONS.values() if option.in_id)
 
 

@@ -7,6 +7,7 @@ the business of `strategies`; every named shape is made of the functions below.
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 Curve = Callable[[float], float]
 
@@ -109,11 +110,13 @@ def wsd(cooldown_fraction: float = 0.2, end: float = 0.0, cooldown: str = "linea
     return curve
 
 
-def triangular(cycles: int = 4, ratio: float = 4.0, halving: bool = False, gamma: float = 1.0) -> Curve:
+def triangular(
+    cycles: int = 4, ratio: float = 4.0, halving: bool = False, gamma: float = 1.0, peak: float = 0.5
+) -> Curve:
     """Between 1 / ratio and 1, `cycles` times, low at both ends of a cycle (Smith 2017, "triangular").
 
     `halving` halves the amplitude with each cycle ("triangular2"); `gamma` is the share of the amplitude that is left
-    at x = 1 ("exp_range").
+    at x = 1 ("exp_range"); `peak` in (0, 1) is where in a cycle the top lies (torch CyclicLR's step_size_down).
 
     >>> [triangular(1, 4.0)(x) for x in (0.0, 0.25, 0.5)]
     [0.25, 0.625, 1.0]
@@ -123,7 +126,7 @@ def triangular(cycles: int = 4, ratio: float = 4.0, halving: bool = False, gamma
     def curve(x: float) -> float:
         cycle, within = divmod(x * cycles, 1.0)
         amplitude = (1 - low) * (0.5**cycle if halving else 1.0) * gamma**x
-        return low + amplitude * (1 - abs(2 * within - 1))
+        return low + amplitude * (within / peak if within < peak else (1 - within) / (1 - peak))
 
     return curve
 
@@ -136,8 +139,8 @@ def cosine_restarts(cycles: int = 4, ratio: float = 4.0, cycle_mult: float = 1.0
     >>> round(cosine_restarts(2, 4.0)(0.25), 12), cosine_restarts(2, 4.0)(0.5)
     (0.625, 1.0)
     """
-    lengths = [cycle_mult**k for k in range(cycles)]
-    ends = [sum(lengths[: k + 1]) / sum(lengths) for k in range(cycles)]
+    sums = list(accumulate(cycle_mult**k for k in range(cycles)))
+    ends = [partial / sums[-1] for partial in sums]
     fall = cosine(1.0, 1 / ratio)
 
     def curve(x: float) -> float:
@@ -157,7 +160,8 @@ def one_cycle(
 ) -> Curve:
     """Up from 1 / div_factor to 1 at pct_start, then down to 1 / (div_factor final_div_factor); torch's OneCycleLR.
 
-    With `three_phase` the way down goes through 1 / div_factor at 2 pct_start. Smith & Topin 2018, arXiv:1708.07120.
+    With `three_phase` the way down goes through 1 / div_factor at 2 pct_start, so that pct_start must be below .5.
+    Smith & Topin 2018, arXiv:1708.07120. Raises ValueError where three phases have no room.
 
     >>> round(one_cycle()(0.3), 12), round(one_cycle()(0.0), 12)
     (1.0, 0.04)
@@ -165,6 +169,8 @@ def one_cycle(
     initial, last = 1 / div_factor, 1 / (div_factor * final_div_factor)
     bend = cosine if anneal == "cos" else linear
     if three_phase:
+        if pct_start >= 0.5:
+            raise ValueError("with three_phase, pct_start must be below 0.5: the third phase begins at twice that")
         return join([bend(initial, 1.0), bend(1.0, initial), bend(initial, last)], [pct_start, 2 * pct_start])
     return join([bend(initial, 1.0), bend(1.0, last)], [pct_start])
 

@@ -10,7 +10,7 @@ from typing import Any
 from bsexp.errors import UsageError, nearest
 from bsexp.schedules import curves
 from bsexp.schedules.curves import Curve
-from bsexp.schedules.parameters import Parameter, above, choice, count, fraction, settle
+from bsexp.schedules.parameters import MOST_CYCLES, Parameter, above, choice, count, fraction, settle
 from bsexp.schedules.shapes import ONE_CYCLE_PARAMETERS
 
 
@@ -23,7 +23,7 @@ def _from_to(start: float, end: float) -> tuple[Parameter, Parameter]:
 
 
 _POSITIONS = Parameter("milestones", "numbers", (0.3, 0.6, 0.8), "positions", 0, 1, increasing=True)
-_CYCLE = (count("cycles", 4, "cycles"), above("ratio", 4, 1, "highest / lowest"))
+_CYCLE = (count("cycles", 4, "cycles", high=MOST_CYCLES), above("ratio", 4, 1, "highest / lowest"))
 
 CURVES: dict[str, tuple[tuple[Parameter, ...], Callable[..., Curve]]] = {
     "constant": ((_value("value", 1),), curves.constant),
@@ -54,6 +54,7 @@ CURVES: dict[str, tuple[tuple[Parameter, ...], Callable[..., Curve]]] = {
             *_CYCLE,
             Parameter("halving", "flag", False, "halve the amplitude each cycle"),
             above("gamma", 1, 0, "share of the amplitude left at 1"),
+            fraction("peak", 0.5, "where in a cycle the top lies"),
         ),
         curves.triangular,
     ),
@@ -81,20 +82,32 @@ def read_curve(place: str, table: dict[str, Any]) -> Curve:
             raise UsageError(f"{place}.{key}", repr(parts), "give a list of tables, each a curve")
         inner = [read_curve(f"{place}.{key}[{k}]", part) for k, part in enumerate(parts)]
         if key == "product":
-            settle(f"{place}.product", (), table)
+            _settled(place, "product", (), table)
             return curves.product(*inner)
         boundaries = Parameter("boundaries", "numbers", (), "", 0, 1, open_low=True, open_high=True, increasing=True)
-        marks = settle(f"{place}.sequence", (boundaries,), table)["boundaries"]
+        marks = _settled(place, "sequence", (boundaries,), table)["boundaries"]
         if len(marks) != len(inner) - 1:
             raise UsageError(
                 f"{place}.boundaries", f"{len(marks)} for {len(inner)} curves", "give one less than curves"
             )
         return curves.join(inner, marks)
     name = table.pop("curve", None)
-    if name not in CURVES:
+    if name is None:
+        raise UsageError(place, "a table without curve, sequence or product", "curve = one of " + ", ".join(CURVES))
+    if not isinstance(name, str) or name not in CURVES:
         raise UsageError(f"{place}.curve", repr(name), nearest(str(name), CURVES))
     parameters, build = CURVES[name]
-    values = settle(f"{place} ({name})", parameters, table)
+    values = _settled(place, name, parameters, table)
     if name == "piecewise" and len(values["values"]) != len(values["boundaries"]) + 1:
         raise UsageError(f"{place}.values", f"{len(values['values'])}", "give one more than boundaries")
-    return build(**values)
+    try:
+        return build(**values)
+    except ValueError as error:
+        raise UsageError(place, name, str(error)) from None
+
+
+def _settled(place: str, owner: str, parameters: tuple[Parameter, ...], table: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return settle(owner, parameters, table)
+    except UsageError as error:
+        raise error.within(place) from None

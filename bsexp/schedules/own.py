@@ -31,10 +31,10 @@ def load_factory(name: str, setting: "Setting", parameters: Mapping[str, Any]) -
         values = schedule(progress)
         try:
             batch_size, lr, momentum = values
+            return Hyper(batch_size, float(lr), float(momentum))
         except (TypeError, ValueError):
             raise UsageError(
                 "schedule", f"{name} returned {values!r}", "return Hyper(batch_size, lr, momentum)"
             ) from None
-        return Hyper(batch_size, float(lr), float(momentum))
 
     return checked

@@ -6,11 +6,14 @@ The one rule: a parameter out of range is refused with its name, the value recei
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from bsexp.errors import UsageError, nearest
 
 Kind = Literal["number", "integer", "flag", "choice", "numbers", "curve"]
+
+MOST_CYCLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Parameter:
                 if not isinstance(value, list | tuple) or not value:
                     raise self._refusal(value)
                 numbers = tuple(self._number(item) for item in value)
-                if self.increasing and any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+                if self.increasing and any(b <= a for a, b in pairwise(numbers)):
                     raise self._refusal(value)
                 return numbers
             case "curve":
@@ -73,7 +76,7 @@ class Parameter:
                 case "numbers":
                     value = [float(item) for item in text.strip("[]").split(",")]
                 case "curve":
-                    value = json.loads(text)
+                    value = _read_table(text)
                 case _:
                     value = text
         except (ValueError, KeyError):
@@ -105,12 +108,26 @@ class Parameter:
     def _number(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._refusal(value)
-        if not math.isfinite(value) or not self._inside(value):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond the floats: TOML and JSON can hold one
+            raise self._refusal(value) from None
+        if not math.isfinite(number) or not self._inside(number):
             raise self._refusal(value)
-        return float(value)
+        return number
 
     def _refusal(self, value: Any) -> UsageError:
         return UsageError(self.name, repr(value), f"give {self.accepts}")
+
+
+def _read_table(text: str) -> Any:
+    """A table as an experiment file would have it (TOML), or as JSON; ValueError for neither."""
+    import tomllib
+
+    try:
+        return tomllib.loads("table = " + text)["table"]
+    except tomllib.TOMLDecodeError:
+        return json.loads(text)
 
 
 def settle(owner: str, parameters: tuple[Parameter, ...], given: dict[str, Any]) -> dict[str, Any]:
@@ -127,9 +144,9 @@ def settle(owner: str, parameters: tuple[Parameter, ...], given: dict[str, Any])
     }
 
 
-def fraction(name: str, default: float | None, help: str, **ends: bool) -> Parameter:
-    """A number in (0, 1), or with an end included where `ends` sets open_low or open_high to False."""
-    return Parameter(name, "number", default, help, 0, 1, **{"open_low": True, "open_high": True, **ends})
+def fraction(name: str, default: float | None, help: str, open_low: bool = True, open_high: bool = True) -> Parameter:
+    """A number in (0, 1), or with an end included where `open_low` or `open_high` is False."""
+    return Parameter(name, "number", default, help, 0, 1, open_low=open_low, open_high=open_high)
 
 
 def milestones(default: tuple[float, ...] = (0.3, 0.6, 0.8)) -> Parameter:
@@ -157,6 +174,6 @@ def choice(name: str, default: str | None, choices: tuple[str, ...], help: str) 
     return Parameter(name, "choice", default, help, choices=choices)
 
 
-def count(name: str, default: int | None, help: str, low: int = 1) -> Parameter:
-    """A whole number from `low`."""
-    return Parameter(name, "integer", default, help, low)
+def count(name: str, default: int | None, help: str, low: int = 1, high: float = math.inf) -> Parameter:
+    """A whole number from `low` to `high`."""
+    return Parameter(name, "integer", default, help, low, high)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bsexp.schedules import curves
 from bsexp.schedules.curves import Curve
-from bsexp.schedules.parameters import Parameter, above, choice, count, fraction, milestones
+from bsexp.schedules.parameters import MOST_CYCLES, Parameter, above, choice, count, fraction, milestones
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _end(default: float = 0.0) -> Parameter:
 
 
 _FACTOR = above("factor", 5, 1, "each milestone divides or multiplies by it")
-_CYCLES = count("cycles", 4, "cycles of equal length")
+_CYCLES = count("cycles", 4, "cycles of equal length", high=MOST_CYCLES)
 _RATIO = above("ratio", 4, 1, "highest rate / lowest rate")
 
 ONE_CYCLE_PARAMETERS = (

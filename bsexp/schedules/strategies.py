@@ -85,6 +85,10 @@ class Strategy:
         found["warmup_start"] = _WARMUP_START
         return tuple(found.values())
 
+    def overflow(self, where: str) -> UsageError:
+        """The error for parameters whose formula leaves the floating-point numbers."""
+        return UsageError(self.name, f"a value too large to compute {where}", "choose less extreme parameters")
+
 
 _WARMUP_START = fraction(
     "warmup_start", None, "factor on the rate at the first update of a warm-up (0.1)", open_high=False
@@ -127,7 +131,10 @@ class Planned:
         largest = self.largest(progress.num_train)
         w = self.warmup_share(progress.total_samples, progress.num_train)
         f = progress.fraction
-        wanted = self.rule(Point(f, w, progress.num_train, self.setting.batch_size, largest))
+        try:
+            wanted = self.rule(Point(f, w, progress.num_train, self.setting.batch_size, largest))
+        except OverflowError:
+            raise self.strategy.overflow(f"at {f:.4f} of the budget") from None
         batch = round(wanted.batch) if math.isfinite(wanted.batch) else 0
         if not 1 <= batch <= largest:
             raise UsageError(
@@ -190,8 +197,8 @@ def _matched(setting: Setting, values: dict[str, Any]) -> Rule:
 
     def adamw(at: Point) -> Wanted:
         c = factor(at.f, at.w)
-        if c > 0 and at.first * c**-2 <= at.largest:
-            return Wanted(at.first * c**-2)
+        if at.first <= at.largest * c**2:  # so, and not by c^-2: near the end that leaves the floats
+            return Wanted(at.first / c**2)
         return Wanted(at.largest, 1.0 if hold else c * math.sqrt(at.largest / at.first))
 
     return sgd if setting.optimizer == "sgd" else adamw
@@ -222,9 +229,8 @@ def _hybrid(setting: Setting, values: dict[str, Any]) -> Rule:
 
     def rule(at: Point) -> Wanted:
         c = factor(at.f, at.w)
-        batch = at.first * c**-power if c > 0 else math.inf
-        if batch <= at.largest:
-            return Wanted(batch, c ** (1 - share))
+        if at.first <= at.largest * c**power:
+            return Wanted(at.first / c**power, c ** (1 - share))
         return Wanted(at.largest, c * (at.largest / at.first) ** keep)
 
     return rule
@@ -278,7 +284,7 @@ def _cyclic(setting: Setting, values: dict[str, Any]) -> Rule:
 
 def _custom(setting: Setting, values: dict[str, Any]) -> Rule:
     def curve(name: str) -> curves.Curve | None:
-        return read_curve(name, values[name]) if values[name] else None
+        return None if values[name] is None else read_curve(name, values[name])
 
     batch, lr, momentum = curve("batch") or curves.constant(), curve("lr") or curves.constant(), curve("momentum")
     return lambda at: Wanted(at.first * batch(at.f), lr(at.f), momentum(at.f) if momentum else None)
@@ -457,4 +463,10 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
     start = values["warmup_start"]
     if start is None:
         start = 1 / scale(setting.batch_size / reference) if strategy.large else 0.1
-    return Planned(strategy, setting, values, strategy.rule(setting, values), scale, reference, start)
+    try:
+        rule = strategy.rule(setting, values)
+    except OverflowError:
+        raise strategy.overflow("in its parameters") from None
+    except ValueError as error:
+        raise UsageError(strategy.name, "parameters that contradict one another", str(error)) from None
+    return Planned(strategy, setting, values, rule, scale, reference, start)

@@ -1,0 +1,175 @@
+"""The command line: words become calls.
+
+The one rule: a command's function here only names its arguments; its work is in `bsexp.commands`, imported when it is
+called, so that `--help` needs neither pydantic nor torch. Options come from the table in `options`.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from bsexp.console import error_line
+from bsexp.errors import BsexpError
+from bsexp.options import OPTIONS, Option, options_of
+
+app = typer.Typer(
+    name="bsexp",
+    help="The referee for batch-size and learning-rate schedules.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ARGUMENTS: dict[str, tuple[str, str, bool]] = {
+    "run": ("schedule", "A schedule (bsexp list schedules) or module:factory.", True),
+    "sweep": ("experiment", "An experiment file; without it the quickstart, or what the options say.", False),
+    "report": ("folder", "A folder of results [results].", False),
+    "plan": ("subject", "A schedule or an experiment file.", True),
+    "status": ("folder", "A folder of results [results].", False),
+    "list": ("kind", "schedules, shapes, datasets or models.", True),
+    "init": ("", "", False),
+    "doctor": ("", "", False),
+}
+
+HELP = {
+    "run": "Train one run, log it, print its summary and where the files are.",
+    "sweep": "Make a grid of runs: arms x learning rates x seeds; what is finished is not made again.",
+    "report": "Tables and figures from results.",
+    "plan": "Show what a schedule or an experiment would do; nothing is trained.",
+    "status": "Count finished, running, waiting, failed and diverged runs.",
+    "list": "List schedules, shapes, data sets or models.",
+    "init": "Print a commented experiment file to start from.",
+    "doctor": "Check versions, devices, data and write access; each problem with its cure.",
+}
+
+
+def _option(option: Option) -> inspect.Parameter:
+    shown = option.shown_default
+    text = (
+        option.help + (f" ({', '.join(option.choices)})" if option.choices else "") + (f" [{shown}]" if shown else "")
+    )
+    names = [option.flag]
+    if option.kind == "flag" and option.no_form is not None:
+        names = [f"{option.flag}/--no-{option.flag[2:]}"]
+    if option.short:
+        names.append(option.short)
+    kind: Any = {"flag": bool | None, "settings": list[str] | None}.get(option.kind, str | None)
+    metavar = (
+        None
+        if option.kind == "flag"
+        else {"integer": "N", "number": "X", "settings": "KEY=VALUE"}.get(option.kind, "TEXT")
+    )
+    information = typer.Option(
+        *names, help=text, envvar=option.environment, metavar=metavar, show_default=False, show_envvar=False
+    )
+    annotation = Annotated[kind, information]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _command(name: str) -> Callable[..., None]:
+    """A Typer command made from the table: its argument, its options, and the call of its module."""
+    argument, text, required = ARGUMENTS[name]
+
+    def command(**given: Any) -> None:
+        module = importlib.import_module(f"bsexp.commands.{name}")
+        position = {argument: given.pop(argument)} if argument else {}
+        values = {key: value for key, value in given.items() if value is not None and value != []}
+        code = module.main(**position, given=values)
+        if code:
+            raise typer.Exit(code)
+
+    parameters = [_option(option) for option in options_of(name)]
+    if argument:
+        kind: Any = str if required else str | None
+        information = typer.Argument(help=text, show_default=False)
+        default = inspect.Parameter.empty if required else None
+        first = inspect.Parameter(
+            argument, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, information]
+        )
+        parameters = [first, *parameters]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__, command.__doc__ = name, HELP[name]
+    return command
+
+
+for _name in HELP:
+    app.command(_name)(_command(_name))
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"bsexp {version('bsexp')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _bsexp(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The referee for batch-size and learning-rate schedules."""
+
+
+def main() -> None:
+    """The program: runs a command and ends with its exit code."""
+    sys.exit(run_cli(sys.argv[1:]))
+
+
+def run_cli(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Errors become one line on stderr."""
+    try:
+        result = app(args=arguments, prog_name="bsexp", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # `bsexp report | head`: the reader has what it wanted. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        error_line("interrupted; run the same command again to go on")
+        return 130
+    except BaseException as error:
+        return _failed(error, "--debug" in arguments or bool(os.environ.get(OPTIONS["debug"].environment)))
+
+
+def _failed(error: BaseException, debug: bool) -> int:
+    """One line and an exit code for what ended the program."""
+    if isinstance(error, BsexpError):
+        if debug:
+            raise error
+        error_line(str(error))
+        return error.exit_code
+    if isinstance(error, SystemExit | typer.Exit):
+        code = getattr(error, "exit_code", getattr(error, "code", 0))
+        return code if isinstance(code, int) else 1
+    if isinstance(error, typer.Abort):
+        error_line("interrupted; run the same command again to go on")
+        return 130
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return 2
+        error_line(f"{message.rstrip('.')}; see bsexp --help")
+        return getattr(error, "exit_code", 2)
+    if type(error).__name__ == "Stopped":
+        error_line(f"stopped by {error}; run the same command again to go on")
+        return getattr(error, "exit_code", 1)
+    if debug:
+        raise error
+    error_line(f"a bug of ours: {type(error).__name__}: {error}; run it with --debug and report it")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What a user gave on the command line or in the environment, as checked values.
+
+The one rule: texts become values here, with the option's flag in every error; commands see values only.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bsexp.config import parse_value, parse_values
+from bsexp.console import Talk
+from bsexp.errors import UsageError
+from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.schedules import find_strategy
+
+LISTS = ("lr", "batch_size")
+
+
+def talk_of(given: dict[str, Any]) -> Talk:
+    """How much to talk; takes quiet, verbose and debug out of `given`."""
+    quiet, verbose = given.pop("quiet", False), given.pop("verbose", False)
+    given.pop("debug", None)
+    return Talk(0 if quiet else 2 if verbose else 1)
+
+
+def values_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Each option's text as its value; --set is left out (see `parameters_of`)."""
+    values = {}
+    for name, text in given.items():
+        if name == "set":
+            continue
+        option = OPTIONS[name]
+        values[name] = parse_value(option, text, option.flag) if isinstance(text, str) else text
+    return values
+
+
+def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """For sweep: options with one value, and those with several (comma lists and ranges), which become axes."""
+    single: dict[str, Any] = {}
+    axes: dict[str, list[Any]] = {}
+    for name, text in given.items():
+        if name in ("set", "schedule", "seeds"):
+            continue
+        option = OPTIONS[name]
+        if not isinstance(text, str):
+            single[name] = text
+        elif name in RUN_FIELDS and option.kind != "text":
+            values = list(dict.fromkeys(parse_values(option, text, option.flag)))
+            if len(values) == 1:
+                single[name] = values[0]
+            else:
+                axes[name] = values
+        else:
+            single[name] = parse_value(option, text, option.flag)
+    return single, axes
+
+
+def parameters_of(schedule: str, settings: Iterable[str]) -> dict[str, Any]:
+    """The schedule's parameters from `--set KEY=VALUE`, checked."""
+    texts: dict[str, str] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError("--set", repr(setting), "write KEY=VALUE")
+        if key in texts:
+            raise UsageError("--set", f"{key} twice", "give it once")
+        texts[key] = text
+    if ":" in schedule:
+        return {key: _literal(text) for key, text in texts.items()}
+    known = {parameter.name: parameter for parameter in find_strategy(schedule).parameters(texts)}
+    # Unknown keys are left as texts: the configuration refuses them with the nearest names.
+    return {key: known[key].parse(text) if key in known else text for key, text in texts.items()}
+
+
+def _literal(text: str) -> Any:
+    """A value for the user's own factory: JSON where it is JSON, a text otherwise."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

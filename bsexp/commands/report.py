@@ -1,0 +1,75 @@
+"""`bsexp report`: tables and figures from results."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bsexp.commands.given import talk_of, values_of
+from bsexp.console import Talk
+from bsexp.errors import BsexpError, StoreError
+from bsexp.store.paths import Experiment
+
+if TYPE_CHECKING:
+    from bsexp.report import Report
+
+
+def main(folder: str | None, given: dict[str, Any]) -> int:
+    """Report on one experiment, or on each one in a folder of results."""
+    talk = talk_of(given)
+    values = values_of(given)
+    places = find_experiments(Path(folder or "results"))
+    documents = []
+    for place in places:
+        skip = talk.warn if values.get("skip_bad") else None
+        report = report_experiment(place, talk, show=not values.get("json"), skip_bad=skip is not None)
+        documents.append({"experiment": place.name, **report.as_json()})
+        if values.get("pack"):
+            from bsexp.store.pack import pack
+
+            talk.note(f"packed: {pack(place) / 1e6:.2f} MB in {place.path}")
+    if values.get("json"):
+        talk.document(documents[0] if len(documents) == 1 else {"experiments": documents})
+    return 0
+
+
+def find_experiments(folder: Path) -> list[Experiment]:
+    """The experiment at `folder`, or those directly below it; StoreError where there is none."""
+    if not folder.is_dir():
+        raise StoreError("results", f"{folder}: no such folder", "bsexp sweep makes one")
+    here = Experiment(folder)
+    if is_experiment(here):
+        return [here]
+    found = [place for path in sorted(folder.iterdir()) if path.is_dir() and is_experiment(place := Experiment(path))]
+    if not found:
+        raise StoreError("results", f"{folder}: no results in it", "bsexp sweep makes some")
+    return found
+
+
+def is_experiment(place: Experiment) -> bool:
+    """Whether a folder holds an experiment: run folders, or what `--pack` makes of them."""
+    return place.runs.is_dir() or place.evals_table.exists() or place.definition.exists()
+
+
+def report_experiment(place: Experiment, talk: Talk, show: bool, skip_bad: bool = False) -> "Report":
+    """Write the report of one experiment and, where `show` says so, print its summary."""
+    from bsexp.report import write_report
+    from bsexp.store.tables import load_results, write_runs_table
+
+    def skipped(error: BsexpError) -> None:
+        talk.warn(f"left out: {error}")
+
+    results = load_results(place.path, skipped if skip_bad else None)
+    if not place.packed and place.runs.is_dir() and not skip_bad:
+        write_runs_table(place)
+    report = write_report(results, place.report)
+    if show:
+        _show(report, place, talk)
+    return report
+
+
+def _show(report: "Report", place: Experiment, talk: Talk) -> None:
+    columns, rows = report.terminal_table()
+    if rows:
+        talk.table(columns, rows, title=place.name)
+    for note in report.notes:
+        talk.note(f"note: {note}")
+    talk.result(f"report: {place.report / 'report.html'}")

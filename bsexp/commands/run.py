@@ -1,0 +1,133 @@
+"""`bsexp run`: one run."""
+
+from pathlib import Path
+from typing import Any
+
+from bsexp.commands.given import parameters_of, talk_of, values_of
+from bsexp.config import RunConfig
+from bsexp.console import Meter, Talk
+from bsexp.errors import BsexpError, RunsFailed
+from bsexp.options import RUN_FIELDS
+from bsexp.store.files import ensure_folder
+from bsexp.store.paths import Experiment
+from bsexp.store.runs import read_summary
+from bsexp.sweep.devices import default_model
+from bsexp.sweep.grid import PlannedRun, build_config, num_trained, task_of
+from bsexp.sweep.tasks import Execution, Task
+
+
+def main(schedule: str, given: dict[str, Any]) -> int:
+    """Train `schedule` with the options given; 0, or 3 where the run failed."""
+    talk = talk_of(given)
+    values = values_of(given)
+    run = planned_run(schedule, values, given.get("set", []))
+    place = Experiment(Path(values.get("out", "results")) / values.get("name", "runs"))
+    task = task_of(run, place, place.name)
+    if values.get("dry_run"):
+        talk.result(describe(run))
+        return 0
+    summary = read_summary(task.folder) if values.get("resume", True) else None
+    if summary is not None:
+        talk.note("this run is finished already (--no-resume trains it anew)")
+    else:
+        ensure_folder(task.folder.path)
+        summary = _train(task, run, values, talk)
+    if values.get("json"):
+        talk.document({"run_dir": str(task.folder.path), "summary": summary})
+    else:
+        _show(summary, task, talk)
+    if summary["status"] in ("diverged", "collapsed"):
+        talk.warn(f"the run {summary['status']}: {summary['reason']}")
+    return 0
+
+
+def planned_run(schedule: str, values: dict[str, Any], settings: list[str], num_train: int | None = None) -> PlannedRun:
+    """The run that the options describe, checked. `num_train` replaces the data set's."""
+    from bsexp.planning import plan_run
+
+    options = {name: value for name, value in values.items() if name in RUN_FIELDS}
+    options.setdefault("dataset", "digits")
+    if "model" not in options:
+        options["model"] = default_model(options["dataset"], values.get("device", "auto"))
+    seed = options.pop("seed", 0)
+    parameters = parameters_of(schedule, settings)
+    arm = {**options, "schedule": schedule, "parameters": parameters}
+    config: RunConfig = build_config(arm, seed) if num_train is None else RunConfig(**arm, seed=seed)
+    return PlannedRun(config.schedule, config, plan_run(config, num_train or num_trained(config)))
+
+
+def describe(run: PlannedRun) -> str:
+    """A run's outline in one line."""
+    config, plan = run.config, run.plan
+    batches = (
+        f"{plan.first_batch}"
+        if plan.largest_batch == plan.first_batch
+        else f"{plan.first_batch} to {plan.largest_batch}"
+    )
+    return (
+        f"{config.schedule} on {config.dataset} with {config.model}, seed {config.seed}: {plan.total_samples:,} samples "
+        f"({config.epochs:g} epochs of {plan.num_train:,}) in {plan.updates:,} updates, batch {batches}, lr {config.lr:g}"
+    )
+
+
+def _train(task: Task, run: PlannedRun, values: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    from bsexp.engine.device import set_up
+    from bsexp.records import EvalRow
+    from bsexp.sweep.environment import describe_machine, python_arguments
+    from bsexp.sweep.runner import make_run
+    from bsexp.sweep.signals import raise_on_signals
+
+    device = values.get("device", "auto")
+    keep = values.get("tune_allocator", True)
+    found = set_up(device, values.get("threads"), values.get("deterministic", False), keep)
+    raise_on_signals()
+    environment = {**describe_machine(), "arguments": python_arguments(), **found}
+    execution = Execution(device, values.get("save_model", False), environment, alone=True)
+    talk.note(describe(run))
+    talk.note(f"on {found['device']}, {found['threads']} threads", level=2)
+    with Meter(talk, run.config.schedule, run.plan.total_samples).shown() as meter:
+
+        def tell(training: Any, row: Any) -> None:
+            meter.move(
+                training.samples, f"batch {getattr(row, 'batch_size', '')}" if hasattr(row, "batch_size") else None
+            )
+            if isinstance(row, EvalRow) and not talk.live:
+                talk.note(_line(row, run))
+
+        try:
+            return make_run(task, execution, tell)
+        except BsexpError:
+            raise
+        except Exception as error:
+            if values.get("debug"):
+                raise
+            raise RunsFailed("run", f"{type(error).__name__}: {error}", f"see {task.folder.failure}") from error
+
+
+def _line(row: Any, run: PlannedRun) -> str:
+    share = row.samples / run.plan.total_samples
+    held_out = "val" if run.config.val_fraction else "test"
+    return (
+        f"{share:6.1%}  epoch {row.epoch:7.2f}  step {row.step:>7,}  train loss {row.train_loss:.4f}  "
+        f"{held_out} loss {row.val_loss:.4f}  {held_out} accuracy {row.val_accuracy:.2%}"
+    )
+
+
+def _show(summary: dict[str, Any], task: Task, talk: Talk) -> None:
+    def number(name: str, form: str) -> str:
+        return "-" if summary[name] is None else format(summary[name], form)
+
+    rows = [
+        ("status", str(summary["status"])),
+        ("updates", number("updates", ",")),
+        ("samples", number("samples", ",")),
+        ("training", f"{summary['train_seconds']:.1f} s (+ {summary['eval_seconds']:.1f} s evaluation)"),
+        ("train accuracy", number("train_accuracy", ".2%")),
+        ("validation accuracy", number("val_accuracy", ".2%")),
+        ("test accuracy", f"{number('test_accuracy', '.2%')} (averaged weights {number('test_accuracy_ema', '.2%')})"),
+        ("test loss", f"{number('test_loss', '.4f')} (averaged weights {number('test_loss_ema', '.4f')})"),
+    ]
+    if summary["memorised"] is not None:
+        rows.append(("memorised", f"{summary['memorised']:.2%} of the changed labels"))
+    talk.table(("run", str(summary["schedule"])), rows, wide=True)
+    talk.result(f"files: {task.folder.path}")

@@ -1,0 +1,207 @@
+"""`bsexp sweep`: a grid of runs, then the report."""
+
+import time
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bsexp.commands.given import axes_of, parameters_of, talk_of
+from bsexp.console import Meter, Talk, duration
+from bsexp.errors import UsageError
+from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.schedules import find_strategy
+from bsexp.store.paths import Experiment as Place
+from bsexp.sweep.conduct import Means, Tally, conduct
+from bsexp.sweep.devices import default_model, worker_devices
+from bsexp.sweep.environment import describe_machine, python_arguments
+from bsexp.sweep.executors import Event, ProcessSettings
+from bsexp.sweep.experiment import Experiment, num_cells, read_experiment, read_toml
+from bsexp.sweep.signals import raise_on_signals
+from bsexp.sweep.tasks import Execution, Task
+
+
+def main(experiment: str | None, given: dict[str, Any]) -> int:
+    """Make what is missing of the sweep; 0, or 3 where runs failed."""
+    began = time.monotonic()
+    talk = talk_of(given)
+    asked = read_sweep(experiment, given)
+    options = {**asked.execution}
+    runs = len(asked.arms) * len(asked.seeds)
+    trials = len(asked.arms) * len(asked.tune.lr) * len(asked.tune.seeds) if asked.tune else 0
+    check_size(runs + trials, options)
+    for note in asked.notes:
+        talk.note(f"note: {note}")
+    if options.get("dry_run"):
+        talk.result(f"{asked.name}: {runs} runs and {trials} tuning runs; nothing was written")
+        return 0
+    place = Place(Path(options.get("out", "results")) / asked.name)
+    raise_on_signals()
+    watch = _Watch(talk)
+    try:
+        tally = conduct(asked, place, _means(options), watch)
+    finally:
+        watch.close()
+    document = {
+        "experiment": asked.name,
+        **{name: getattr(tally, name) for name in ("planned", "finished", "failed", "diverged", "collapsed")},
+        **{name: getattr(tally, name) for name in ("samples_trained", "samples_total")},
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    if options.get("report", True) and tally.finished:
+        from bsexp.commands.report import report_experiment
+
+        report_experiment(place, talk, show=not options.get("json"))
+    if options.get("json"):
+        talk.document(document)
+    _tell_end(tally, asked, talk, time.monotonic() - began)
+    return 3 if tally.failed else 0
+
+
+def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
+    """The experiment that a file and options ask for; the quickstart where neither says what."""
+    single, axes = axes_of(given)
+    overrides = dict(single)
+    if "seeds" in given:
+        overrides["seeds"] = given["seeds"]
+    if experiment is not None:
+        for name in ("schedule", "set"):
+            if name in given:
+                raise UsageError(OPTIONS[name].flag, "with an experiment file", "the file's arms have their schedules")
+        path = Path(experiment)
+        document = read_toml(path)
+        what, name = str(path), path.stem
+    elif not any(key in RUN_FIELDS or key in ("schedule", "set", "seeds") for key in given):
+        document = tomllib.loads(resources.files("bsexp").joinpath("quickstart.toml").read_text(encoding="utf-8"))
+        what, name = "", "quickstart"
+    else:
+        document, what, name = {"arms": _arms_from_options(given)}, "", "runs"
+    if not given.get("tune", True):
+        document.pop("tune", None)
+    if axes:
+        document["grid"] = _with_axes(document.get("grid", {}), axes, what)
+    limit = {**(document["run"] if isinstance(document.get("run"), dict) else {}), **overrides}
+    if isinstance(document.get("arms"), dict):
+        check_size(num_cells(document, 1), limit)
+    asked = read_experiment(document, overrides, what, name)
+    device = asked.execution.get("device", "auto")
+    for settings in asked.arms.values():
+        settings.setdefault("model", default_model(settings.get("dataset", "digits"), device))
+    return asked
+
+
+def check_size(runs: int, options: dict[str, Any]) -> None:
+    """UsageError for more runs than --max-runs without --yes."""
+    limit = options.get("max_runs", OPTIONS["max_runs"].default)
+    if runs > limit and not options.get("yes"):
+        raise UsageError(
+            "sweep", f"{runs:,} runs are more than --max-runs {limit:,}", "add --yes to go on, or raise it"
+        )
+
+
+def _with_axes(grid: Any, axes: dict[str, list[Any]], what: str) -> dict[str, Any]:
+    for name in axes:
+        if isinstance(grid, dict) and name in grid:
+            raise UsageError(f"{what}: grid.{name}", f"also set by {OPTIONS[name].flag}", "drop one of them")
+    return {**grid, **axes} if isinstance(grid, dict) else axes
+
+
+def _arms_from_options(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """One arm per schedule; --set goes to those that know the parameter."""
+    names = [name.strip() for name in given.get("schedule", "").split(",") if name.strip()] or _quickstart_arms()
+    texts = given.get("set", [])
+    arms = {}
+    known_to_some: set[str] = set()
+    for name in names:
+        keys = {text.partition("=")[0]: text for text in texts}
+        if ":" not in name:
+            known = {
+                parameter.name
+                for parameter in find_strategy(name).parameters(
+                    dict(item.split("=", 1) for item in texts if "=" in item)
+                )
+            }
+            keys = {key: text for key, text in keys.items() if key in known or len(names) == 1}
+        known_to_some |= set(keys)
+        arms[name] = {"schedule": name, **parameters_of(name, list(keys.values()))}
+    for text in texts:
+        if text.partition("=")[0] not in known_to_some:
+            raise UsageError("--set", repr(text), "none of the schedules has this parameter")
+    return arms
+
+
+def _quickstart_arms() -> list[str]:
+    return ["fixed-small", "fixed-large", "growing-batch", "lr-decay", "one-cycle"]
+
+
+def _means(options: dict[str, Any]) -> Means:
+    devices = worker_devices(options.get("device", "auto"), options.get("jobs"))
+    threads = options.get("threads", 1)
+    environment = {**describe_machine(), "arguments": python_arguments(), "jobs": len(devices)}
+    settings = ProcessSettings(threads, options.get("deterministic", False), options.get("tune_allocator", True))
+    execution = Execution(options.get("device", "auto"), options.get("save_model", False), environment)
+    return Means(devices, execution, settings)
+
+
+class _Watch:
+    """Shows a sweep's progress: a bar over the estimated work, a line per finished run where there is no terminal."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.tasks: Sequence[Task] = ()
+        self.costs: list[float] = []
+        self.parts: dict[int, float] = {}
+        self.done = 0
+        self._meter: Meter | None = None
+        self._shown: Any = None
+
+    def __call__(self, phase: str, tasks: Sequence[Task], costs: Sequence[float], event: Event | None) -> None:
+        if event is None:
+            self.close()
+            self.tasks, self.costs, self.parts, self.done = tasks, list(costs), {}, 0
+            if tasks:
+                self.talk.note(f"{phase}: {len(tasks)} to make")
+                self._meter = Meter(self.talk, phase, sum(costs))
+                self._shown = self._meter.shown()
+                self._shown.__enter__()
+            return
+        meter = self._meter
+        assert meter is not None, "events come within a phase"
+        if event.kind == "progress":
+            self.parts[event.index] = self.costs[event.index] * event.content
+        elif event.kind in ("done", "failed"):
+            self.parts[event.index] = self.costs[event.index]
+            self.done += 1
+            self._end(event, meter)
+        running = sum(part < self.costs[index] for index, part in self.parts.items())
+        meter.move(sum(self.parts.values()), f"{self.done} of {len(self.tasks)} runs, {running} running")
+
+    def _end(self, event: Event, meter: Meter) -> None:
+        name = self.tasks[event.index].folder.path.name
+        if event.kind == "failed":
+            meter.line(f"failed: {name}: {event.content}")
+        elif event.content["status"] != "finished":
+            meter.line(f"{event.content['status']}: {name}: {event.content['reason']}")
+        elif not self.talk.live:
+            done = sum(self.parts.values())
+            accuracy = f"test {event.content['test_accuracy']:.2%}"
+            left = meter.time_left(done)
+            self.talk.note(
+                f"{self.done}/{len(self.tasks)}  {name}  {accuracy}  {event.content['wall_seconds']:.1f} s  {left}"
+            )
+
+    def close(self) -> None:
+        """End the display."""
+        if self._shown is not None:
+            self._shown.__exit__(None, None, None)
+            self._shown = None
+
+
+def _tell_end(tally: Tally, asked: Experiment, talk: Talk, seconds: float) -> None:
+    made = f"{tally.made} made now" if tally.made else "nothing to make"
+    parts = [f"{tally.finished} of {tally.planned} runs finished"]
+    parts += [f"{count} {name}" for name in ("diverged", "collapsed", "failed") if (count := getattr(tally, name))]
+    talk.note(f"{asked.name}: {', '.join(parts)}; {made} in {duration(seconds)}")
+    if tally.diverged or tally.collapsed:
+        talk.warn("diverged and collapsed runs are results: the report counts them and averages over none of them")

@@ -1,0 +1,65 @@
+"""The sample stream: one endless order of samples with their augmentations, the same for every arm of a seed.
+
+The one rule: what is drawn for a sample depends on the seed, the epoch and the position in it, never on batch sizes.
+Batches are cut from the stream across epoch ends; a position in samples is its whole state.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bsexp.data.splits import generator
+
+
+class Picks(NamedTuple):
+    """The next samples: positions in the training split, crop offsets (rows, columns) and mirroring, each (n,)."""
+
+    index: Tensor
+    top: Tensor
+    left: Tensor
+    mirrored: Tensor
+
+
+class SampleStream:
+    """Epoch permutations one after another, on `device`. `crop` is the padding in pixels: offsets are 0 to 2 crop."""
+
+    def __init__(
+        self, num_train: int, seed: int, crop: int = 0, mirror: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
+        self.num_train, self.seed, self.crop, self.mirror = num_train, seed, crop, mirror
+        self.device = torch.device(device)
+        self.position = 0
+        self._epoch = -1
+        self._picks: Picks
+
+    def seek(self, samples: int) -> None:
+        """Go to where `samples` samples have been taken."""
+        self.position = samples
+
+    def take(self, count: int) -> Picks:
+        """The next `count` samples; `count` may exceed an epoch."""
+        parts = []
+        while count:
+            epoch, start = divmod(self.position, self.num_train)
+            size = min(count, self.num_train - start)
+            parts.append(Picks(*(draws[start : start + size] for draws in self._drawn(epoch))))
+            self.position += size
+            count -= size
+        if len(parts) == 1:
+            return parts[0]
+        return Picks(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def _drawn(self, epoch: int) -> Picks:
+        if epoch != self._epoch:
+            self._epoch, self._picks = epoch, self._draw(epoch)
+        return self._picks
+
+    def _draw(self, epoch: int) -> Picks:
+        # All draws are made whether they are used or not: an arm without a mirror keeps the crops of one with it.
+        number = self.num_train
+        order = torch.randperm(number, generator=generator(self.seed, "order", epoch))
+        draw = generator(self.seed, "augmentation", epoch)
+        offsets = torch.randint(2 * self.crop + 1, (2, number), generator=draw)
+        mirrored = torch.randint(2, (number,), generator=draw) * int(self.mirror)
+        return Picks(*(part.to(self.device) for part in (order, offsets[0], offsets[1], mirrored)))

@@ -1,0 +1,89 @@
+"""One update: from one batch, in one or several micro-batches, to new weights.
+
+The one rule: the gradient is that of the mean loss over the whole batch, whatever the micro-batches; nothing is read
+back from the device.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bsexp.config import RunConfig
+from bsexp.data.augment import Batches
+from bsexp.data.stream import Picks
+from bsexp.schedules import Hyper
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW, fused, with weight decay on tensors of two or more dimensions only."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [w for w in weights if w.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    momentum = 0.9 if config.momentum is None else config.momentum
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov, fused=True)
+
+
+class Updater:
+    """Makes updates of `model`. `shrink` is the sum of lr * weight decay so far."""
+
+    def __init__(self, model: nn.Module, config: RunConfig, batches: Batches, device: torch.device) -> None:
+        self.model, self.config, self.batches, self.device = model, config, batches, device
+        self.optimizer = build_optimizer(model, config)
+        self.shrink = 0.0
+
+    def update(self, picks: Picks, hyper: Hyper, sizes: list[int]) -> Tensor:
+        """One update from `picks` in parts of `sizes`; the batch's mean loss, on the device, detached."""
+        self._set(hyper, len(picks.index))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._gradients(self.model, picks, sizes)
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss
+
+    def _gradients(self, model: nn.Module, picks: Picks, sizes: list[int]) -> Tensor:
+        total = sum(sizes)
+        start, losses = 0, []
+        for size in sizes:
+            part = picks if size == total else Picks(*(draws[start : start + size] for draws in picks))
+            images, labels = self.batches.train(part)
+            with self._arithmetic():
+                # Sums divided by the whole batch: parts of any size are weighted exactly.
+                loss = functional.cross_entropy(
+                    model(images), labels, reduction="sum", label_smoothing=self.config.label_smoothing
+                )
+                loss = loss / total
+            loss.backward()
+            losses.append(loss.detach())
+            start += size
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _arithmetic(self) -> torch.autocast:
+        low = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
+
+    def _set(self, hyper: Hyper, batch_size: int) -> None:
+        decay = self.config.weight_decay
+        if self.config.weight_decay_clock == "samples":
+            decay *= batch_size / self.config.reference_batch
+        for group in self.optimizer.param_groups:
+            group["lr"] = hyper.lr
+            if group["weight_decay"]:
+                group["weight_decay"] = decay
+            if self.config.optimizer == "adamw":
+                group["betas"] = (hyper.momentum, 0.999)
+            else:
+                group["momentum"] = hyper.momentum
+        self.shrink += hyper.lr * decay
+
+    def rehearse(self, picks: Picks, sizes: list[int]) -> None:
+        """Forward and backward on a copy, so that one-off costs of the first step fall outside the clock."""
+        import copy
+
+        double = copy.deepcopy(self.model)
+        self._gradients(double, Picks(*(draws[: sizes[0]] for draws in picks)), sizes[:1])

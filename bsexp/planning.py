@@ -1,0 +1,89 @@
+"""What a run will do, worked out without training: its updates, its batch sizes, its micro-batches.
+
+The one rule: everything that a run could be refused for is found here, before anything is trained or written.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from bsexp import catalog
+from bsexp.config import RunConfig
+from bsexp.errors import UsageError
+from bsexp.schedules import simulate
+from bsexp.schedules.strategies import Planned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's outline. Batch sizes are in samples; `largest_batch` is the largest one that an update really gets,
+    `max_batch` the cap on what a schedule may want.
+    """
+
+    num_train: int
+    total_samples: int
+    updates: int
+    first_batch: int
+    largest_batch: int
+    smallest_batch: int
+    max_batch: int
+
+
+@lru_cache(maxsize=4096)
+def plan_run(config: RunConfig, num_train: int) -> Plan:
+    """The outline of `config` on `num_train` samples; UsageError for whatever can't be trained."""
+    total = config.total_samples(num_train)
+    schedule = config.build_schedule()
+    sizes = [update.batch_size for update in simulate(schedule, total_samples=total, num_train=num_train)]
+    _check_statistics(config, set(sizes))
+    cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch or max(sizes)
+    return Plan(num_train, total, len(sizes), sizes[0], max(sizes), min(sizes), cap)
+
+
+def estimate_seconds(config: RunConfig, plan: Plan) -> float | None:
+    """Seconds that the run will take on one core, from the catalogue's measurements; None for a model of one's own."""
+    model = catalog.find_model(config.model)
+    dataset = catalog.find_dataset(config.dataset)
+    if not model.cost_pixels:
+        return None
+    per_update, per_sample, per_evaluation = model.cost
+    _, height, width = dataset.image_shape or (3, config.image_size or 32, config.image_size or 32)
+    size = height * width / model.cost_pixels
+    weights = 2 if config.averaging == "ema" else 1
+    held_out = round((dataset.num_train or 5 * plan.num_train) * config.val_fraction)
+    seen = (config.evals or 40) * (min(1000, plan.num_train) + weights * held_out) + weights * (
+        dataset.num_test or 10_000
+    )
+    return plan.updates * per_update + size * (plan.total_samples * per_sample + seen * per_evaluation)
+
+
+def micro_batch_sizes(batch_size: int, config: RunConfig) -> list[int]:
+    """The parts that a batch is run in, by rule: as equal as can be, none above the limit.
+
+    The limit is the one given, or the model's own; plain batch statistics are never split unless told. With ghost
+    statistics the cuts lie between ghost batches.
+    """
+    limit = config.micro_batch
+    if limit in (None, "auto"):
+        plain = config.norm == "batch" and not config.ghost_batch
+        limit = batch_size if plain else catalog.find_model(config.model).micro_batch
+    if batch_size <= limit:
+        return [batch_size]
+    ghost = config.ghost_batch if config.norm == "batch" else 0
+    unit = ghost if ghost and limit >= ghost else 1
+    units = -(-batch_size // unit)
+    parts = -(-units // (limit // unit))
+    edges = [min(batch_size, unit * (units * k // parts)) for k in range(parts + 1)]
+    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def _check_statistics(config: RunConfig, sizes: set[int]) -> None:
+    """Batch statistics of one sample don't exist."""
+    if config.norm != "batch":
+        return
+    for size in sizes:
+        if min(micro_batch_sizes(size, config)) < 2:
+            raise UsageError(
+                "batch normalisation", f"a batch of {size} in parts of 1 sample", "use larger batches or --norm group"
+            )
+    if config.ghost_batch == 1:
+        raise UsageError("ghost_batch", "1", "a statistic needs at least 2 samples")

@@ -1,0 +1,218 @@
+"""What all figures share: typography, labels at line ends that don't overlap, and files that are the same every time.
+
+The one rule: figures are made with matplotlib's objects, inside `style()`, and no global state survives it. The same
+input gives the same bytes, so a report can be committed and compared.
+"""
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.style import context
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import blended_transform_factory
+
+from bsexp.report.palette import FAINT, INK, Look
+
+DPI = 150
+LABEL_SIZE = 9.5
+LONGEST = 28
+
+LOOKS = {
+    "svg.hashsalt": "bsexp",
+    "svg.fonttype": "path",
+    # User text may hold a dollar sign, and a file must not depend on whether it does.
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "path.simplify_threshold": 0.3,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The report's typography, whatever the user's own matplotlib settings are."""
+    with context(["default", LOOKS]), warnings.catch_warnings():
+        # A name in a script that the font lacks shows boxes; the tables have it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as PNG at 150 dpi, without date or program version."""
+    buffer = io.BytesIO()
+    with style():
+        FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """The figure as SVG with text as outlines, without date or program version."""
+    buffer = io.BytesIO()
+    with style():
+        FigureCanvasSVG(figure).print_figure(
+            buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return buffer.getvalue()
+
+
+def short(name: str) -> str:
+    """A name short enough for a label in a figure; the tables have it in full."""
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions at least `gap` apart inside [low, high], as close to `wanted` as possible in least squares.
+
+    With p_i = q_i + i * gap in the order of `wanted`, q must not fall: isotonic regression by pooling neighbours. Where
+    they can't all fit, they are spaced evenly over [low, high].
+
+    >>> spread([0.0, 0.0, 10.0], gap=2.0, low=-5.0, high=20.0)
+    [-1.0, 1.0, 10.0]
+    """
+    order = sorted(range(len(wanted)), key=lambda place: (wanted[place], place))
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    pools: list[tuple[float, int]] = []
+    for rank, place in enumerate(order):
+        mean, size = wanted[place] - rank * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, number = pools.pop()
+            mean, size = (before * number + mean * size) / (number + size), number + size
+        pools.append((mean, size))
+    free = [mean for mean, size in pools for _ in range(size)]
+    top = high - (len(wanted) - 1) * gap
+    positions = [0.0] * len(wanted)
+    for rank, place in enumerate(order):
+        positions[place] = min(max(free[rank], low), top) + rank * gap
+    return positions
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a line in data coordinates, and what to write there."""
+
+    x: float
+    y: float
+    text: str
+    look: Look
+
+
+def set_scale(axes: Axes, which: str, kind: str, low: float, high: float) -> None:
+    """Limits and plain-number ticks of an axis ("x" or "y"); `kind`: "linear", "log" (base 10) or "log2"."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if kind == "linear":
+        (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+        return
+    base = 2 if kind == "log2" else 10
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=base)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    axis.set_minor_locator(NullLocator())
+    narrow = kind == "log" and high / low < 10**2.2
+    axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if narrow else (1,), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+
+
+def label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Write each line's name at its end, in its colour; names are pushed apart where they would overlap.
+
+    Widens the x axis so that the names stand inside the axes, right of the last end, and ends the axis line, its ticks
+    and grid where the data end. Limits and size of the axes must be final.
+    """
+    if not ends:
+        return
+    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()  # type: ignore[arg-type]
+    texts = [
+        axes.text(end.x, end.y, short(end.text), color=end.look.text, fontsize=LABEL_SIZE, va="center", zorder=6)
+        for end in ends
+    ]
+    sizes = [text.get_window_extent(renderer) for text in texts]
+    scale = renderer.points_to_pixels(1.0)
+    reach = 16 * scale
+    _make_room(axes, [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)])
+    spots = axes.transData.transform([(end.x, end.y) for end in ends])
+    box = axes.bbox
+    gap = max(size.height for size in sizes) * 1.02
+    for members in _clusters([(spot[0], spot[0] + size.width + reach) for spot, size in zip(spots, sizes, strict=True)]):
+        heights = [min(max(spots[place][1], box.y0), box.y1) for place in members]
+        placed = spread(heights, gap, box.y0 + gap / 2, box.y1)
+        start = max(spots[place][0] for place in members) + reach
+        for place, height in zip(members, placed, strict=True):
+            # Names of one cluster stand in one column, so that they read as a list.
+            _write(axes, texts[place], ends[place], spots[place], (start, height), scale)
+
+
+def _write(axes: Axes, text, end: End, spot, place: tuple[float, float], scale: float) -> None:  # type: ignore[no-untyped-def]
+    back = axes.transData.inverted()
+    text.set_position(back.transform(place))
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    elbow = [(spot[0] + 2 * scale, min(max(spot[1], axes.bbox.y0), axes.bbox.y1)), (place[0] - 3 * scale, place[1])]
+    xs, ys = back.transform(elbow).T
+    axes.plot(xs, ys, color=end.look.color, linewidth=0.8, alpha=0.75, zorder=5, clip_on=False, solid_capstyle="round")
+
+
+def _clusters(spans: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Labels grouped so that those of different groups don't touch sideways."""
+    groups: list[list[int]] = []
+    reach = -math.inf
+    for place in sorted(range(len(spans)), key=lambda place: spans[place]):
+        if spans[place][0] > reach or not groups:
+            groups.append([])
+        groups[-1].append(place)
+        # A column of names starts right of its rightmost end, so a long first name may come to stand further right.
+        start = max(spans[member][0] for member in groups[-1])
+        reach = start + max(spans[member][1] - spans[member][0] for member in groups[-1])
+    return groups
+
+
+def _make_room(axes: Axes, needs: Sequence[tuple[float, float]]) -> None:
+    low, high = axes.get_xlim()
+    log = axes.get_xscale() == "log"
+    to, back = (math.log, math.exp) if log else (float, float)
+    start, length, width = to(low), to(high) - to(low), axes.bbox.width
+    share = 1 - min(0.6, max(need for _, need in needs) / width)
+    ticks = [tick for tick in axes.get_xticks() if low * (1 - 1e-9) - 1e-12 <= tick <= high * (1 + 1e-9)]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.set_xlim(low, back(start + length / share))
+    axes.spines["bottom"].set_bounds(low, high)
+    for side in ("x", "y"):
+        axes.grid(False, axis=side)  # type: ignore[arg-type]
+    _grid(axes, ticks, share)
+
+
+def _grid(axes: Axes, ticks: Sequence[float], share: float) -> None:
+    """Grid lines that end where the data end, so that they don't run through the names."""
+    looks = {"color": matplotlib.rcParams["grid.color"], "linewidth": matplotlib.rcParams["grid.linewidth"], "zorder": 0}
+    low, high = sorted(axes.get_ylim())
+    across = blended_transform_factory(axes.transAxes, axes.transData)
+    down = blended_transform_factory(axes.transData, axes.transAxes)
+    heights = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    axes.hlines(heights, 0, share, transform=across, **looks)
+    axes.vlines(np.asarray(ticks), 0, 1, transform=down, **looks)
+    axes.set_ylim(low, high)

@@ -1,0 +1,128 @@
+"""File names: the only place that knows how a results folder is laid out.
+
+The one rule: nothing outside `store` joins a path below a results folder.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file name: letters, digits, dot, underscore, equals sign and dash."""
+    return re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-") or "x"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: results/<name>/runs/<arm>-lr<lr>-s<seed>-<hash8>."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps.csv"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals.csv"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "test_predictions.npz"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.pt"
+
+    @property
+    def summary(self) -> Path:
+        """Renamed into place last: where it is, the run is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the latest attempt failed; removed by the next one."""
+        return self.path / "failure.json"
+
+    def attempts(self) -> list[Path]:
+        """The folders of unfinished attempts, oldest first."""
+        found = self.path.glob("attempt-*")
+        return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The folder of one experiment: results/<name>."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def definition(self) -> Path:
+        return self.path / "experiment.toml"
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def runs_table(self) -> Path:
+        return self.path / "runs.csv"
+
+    @property
+    def evals_table(self) -> Path:
+        """Only in a packed folder."""
+        return self.path / "evals.csv.gz"
+
+    @property
+    def steps_table(self) -> Path:
+        """Only in a packed folder: one seed per arm."""
+        return self.path / "steps.csv.gz"
+
+    @property
+    def predictions(self) -> Path:
+        """Only in a packed folder."""
+        return self.path / "test_predictions.npz"
+
+    @property
+    def environments(self) -> Path:
+        """Only in a packed folder."""
+        return self.path / "environments.json"
+
+    @property
+    def tuning(self) -> "Experiment":
+        """The tuning runs, kept apart from the reported ones."""
+        return Experiment(self.path / "tune")
+
+    @property
+    def tuning_table(self) -> Path:
+        return self.path / "tune.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def run(self, arm: str, lr: float, seed: int, config_hash: str) -> RunFolder:
+        """The folder of a run of this experiment."""
+        return RunFolder(self.runs / f"{slug(arm)}-lr{lr:g}-s{seed}-{config_hash[:8]}")
+
+    def run_folders(self) -> list[RunFolder]:
+        """All folders of runs, by name."""
+        return [RunFolder(path) for path in sorted(self.runs.glob("*")) if path.is_dir()]
+
+    @property
+    def packed(self) -> bool:
+        """Whether the CSVs of all runs stand here instead of the runs' folders."""
+        return self.evals_table.exists() and not self.runs.is_dir()

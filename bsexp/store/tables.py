@@ -1,0 +1,210 @@
+"""Results as DataFrames: from run folders, or from the CSVs of a packed folder.
+
+The one rule: a file that a person may have edited is checked where it is read; what is wrong is told with file and
+line, never guessed.
+"""
+
+import csv
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bsexp.errors import BsexpError, StoreError
+from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
+from bsexp.store.files import csv_text, read_json, write_text
+from bsexp.store.paths import Experiment, RunFolder
+from bsexp.store.runs import read_summary
+
+if TYPE_CHECKING:
+    import pandas
+
+SKIPPED = Callable[[BsexpError], None]
+TEXTS = ("experiment", "arm", "schedule", "dataset", "model", "status", "device", "config_hash", "reason")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report needs of one experiment.
+
+    `arms` maps an arm's name to its resolved settings, in the experiment's order. `runs` has one row per run with
+    SUMMARY_COLUMNS; `evals` and `steps` have arm, seed, lr, config_hash before the columns of their CSVs. `tuning` has
+    a row per tried value. `planned` counts the runs asked for.
+    """
+
+    name: str
+    question: str
+    demonstration: bool
+    arms: dict[str, dict[str, Any]]
+    runs: "pandas.DataFrame"
+    evals: "pandas.DataFrame"
+    steps: "pandas.DataFrame"
+    tuning: "pandas.DataFrame | None"
+    planned: int
+    environments: list[dict[str, Any]]
+
+
+def read_definition(experiment: Experiment) -> dict[str, Any]:
+    """experiment.toml as stored beside the results; empty where there is none."""
+    if not experiment.definition.exists():
+        return {}
+    try:
+        return tomllib.loads(experiment.definition.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StoreError(
+            "results", f"{experiment.definition}: {error}", "restore it or choose another --name"
+        ) from None
+
+
+def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
+    """The results of one experiment.
+
+    `skipped` is called with the error of each damaged run, which is then left out; without it the first one is raised
+    (StoreError with file and line).
+    """
+    import pandas
+
+    experiment = Experiment(Path(folder))
+    if not experiment.path.is_dir():
+        raise StoreError("results", f"{folder}: no such folder", "name a folder below results/")
+    definition = read_definition(experiment)
+    frames = _packed(experiment) if experiment.packed else _unpacked(experiment, skipped)
+    tuning = pandas.read_csv(experiment.tuning_table) if experiment.tuning_table.exists() else None
+    arms = dict(definition.get("arms", {}))
+    for arm in frames.runs["arm"].unique():
+        arms.setdefault(arm, {})
+    return Results(
+        name=experiment.name,
+        question=definition.get("question", ""),
+        demonstration=bool(definition.get("demonstration", False)),
+        arms=arms,
+        runs=frames.runs,
+        evals=frames.evals,
+        steps=frames.steps,
+        tuning=tuning,
+        planned=int(definition.get("planned", len(frames.runs))),
+        environments=frames.environments,
+    )
+
+
+@dataclass(frozen=True)
+class _Frames:
+    runs: "pandas.DataFrame"
+    evals: "pandas.DataFrame"
+    steps: "pandas.DataFrame"
+    environments: list[dict[str, Any]]
+
+
+def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
+    import pandas
+
+    summaries: list[dict[str, Any]] = []
+    evals: list[pandas.DataFrame] = []
+    steps: list[pandas.DataFrame] = []
+    environments: dict[str, dict[str, Any]] = {}
+    for folder in experiment.run_folders():
+        try:
+            summary = read_summary(folder)
+            if summary is None:
+                continue
+            key = {name: summary[name] for name in ("arm", "seed", "lr", "config_hash")}
+            val_fraction = read_json(folder.config)["config"]["val_fraction"]
+            parts = [read_csv(folder.evals, eval_columns(val_fraction)), read_csv(folder.steps, columns(StepRow))]
+            environment = read_json(folder.environment)
+        except BsexpError as error:
+            if skipped is None:
+                raise
+            skipped(error)
+            continue
+        summaries.append(summary)
+        evals.append(parts[0].assign(**key))
+        steps.append(parts[1].assign(**{name: key[name] for name in STEP_KEY}))
+        environments.setdefault(json.dumps(environment, sort_keys=True), environment)
+    runs = pandas.DataFrame(summaries, columns=list(SUMMARY_COLUMNS))
+    numbers = [name for name in SUMMARY_COLUMNS if name not in TEXTS]
+    runs[numbers] = runs[numbers].apply(pandas.to_numeric)
+    runs = runs.sort_values(["arm", "lr", "seed", "config_hash"], ignore_index=True)
+    return _Frames(
+        runs, _joined(evals, EVAL_KEY, EvalRow), _joined(steps, STEP_KEY, StepRow), list(environments.values())
+    )
+
+
+EVAL_KEY = ("arm", "seed", "lr", "config_hash")
+STEP_KEY = ("arm", "seed", "config_hash")
+
+
+def _joined(parts: "list[pandas.DataFrame]", key: tuple[str, ...], row: type) -> "pandas.DataFrame":
+    import pandas
+
+    if not parts:
+        return pandas.DataFrame(columns=[*key, *columns(row)])
+    whole = pandas.concat(parts, ignore_index=True)
+    rest = [name for name in whole.columns if name not in key]
+    return whole[[*key, *rest]].sort_values(["arm", "seed", "config_hash", "step"], ignore_index=True)
+
+
+def _packed(experiment: Experiment) -> _Frames:
+    import pandas
+
+    runs = pandas.read_csv(experiment.runs_table, keep_default_na=True, dtype=dict.fromkeys(TEXTS, str))
+    runs["reason"] = runs["reason"].fillna("")
+    text = {"arm": str, "config_hash": str}
+    evals = pandas.read_csv(experiment.evals_table, dtype=text)
+    steps = pandas.read_csv(experiment.steps_table, dtype=text)
+    return _Frames(runs, evals, steps, read_json(experiment.environments)["environments"])
+
+
+def read_csv(path: Path, names: tuple[str, ...]) -> "pandas.DataFrame":
+    """A CSV of numbers with exactly the columns `names` and a growing `step`; StoreError with file and line otherwise."""
+    import pandas
+
+    cure = "restore the file, delete the run's folder, or use --skip-bad"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError("results", f"{path}: {error}", cure) from None
+    lines = list(csv.reader(text.splitlines()))
+    if not lines or tuple(lines[0]) != names:
+        raise StoreError("results", f"{path}:1: columns {','.join(lines[0]) if lines else 'missing'}", cure)
+    rows: list[list[float | None]] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(names):
+            raise StoreError("results", f"{path}:{number}: {len(line)} values for {len(names)} columns", cure)
+        try:
+            rows.append([float(value) if value else None for value in line])
+        except ValueError as error:
+            raise StoreError("results", f"{path}:{number}: {error}", cure) from None
+        if len(rows) > 1 and not (rows[-1][0] or 0) > (rows[-2][0] or 0):
+            raise StoreError("results", f"{path}:{number}: step {line[0]} after step {lines[number - 2][0]}", cure)
+    frame = pandas.DataFrame(rows, columns=list(names), dtype=float)
+    whole = [name for name in ("step", "samples", "batch_size", "micro_batch_size") if name in names]
+    return frame.astype(dict.fromkeys(whole, "int64"))
+
+
+def write_runs_table(experiment: Experiment) -> list[dict[str, Any]]:
+    """Rebuild runs.csv from the run folders; the summaries, in its order."""
+    summaries = [summary for folder in experiment.run_folders() if (summary := read_summary(folder))]
+    summaries.sort(key=lambda summary: (summary["arm"], summary["lr"], summary["seed"], summary["config_hash"]))
+    write_text(experiment.runs_table, csv_text(SUMMARY_COLUMNS, summaries))
+    return summaries
+
+
+def counts(experiment: Experiment) -> dict[str, int]:
+    """Runs by state: the statuses of finished ones, `failed`, `running` (an attempt is there) and `planned`."""
+    found: dict[str, int] = {}
+    for folder in experiment.run_folders():
+        state = run_state(folder)
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+def run_state(folder: RunFolder) -> str:
+    """finished, collapsed, diverged, failed, running or waiting."""
+    summary = read_summary(folder)
+    if summary is not None:
+        return str(summary["status"])
+    if folder.attempts():
+        return "running"
+    return "failed" if folder.failure.exists() else "waiting"

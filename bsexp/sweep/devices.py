@@ -1,0 +1,44 @@
+"""Which devices a sweep can use, found out without torch where that is possible.
+
+The one rule: torch is imported only on a machine that has a GPU driver.
+"""
+
+import os
+from glob import glob
+
+from bsexp import catalog
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use."""
+    if not glob("/dev/nvidia[0-9]*"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_gpu(device: str) -> bool:
+    """Whether runs on `device` are runs on a CUDA GPU."""
+    return device.startswith("cuda") or (device == "auto" and num_gpus() > 0)
+
+
+def default_model(dataset: str, device: str) -> str:
+    """The data set's own model; on a GPU the larger one where it has two."""
+    entry = catalog.find_dataset(dataset)
+    return entry.gpu_model if entry.gpu_model and on_gpu(device) else entry.model
+
+
+def worker_devices(device: str, jobs: int | str | None) -> tuple[str, ...]:
+    """The device of each worker: `jobs` of them, or (auto) one per GPU, or one per core."""
+    gpus = num_gpus() if device in ("auto", "cuda") else 0
+    automatic = jobs in (None, "auto")
+    if gpus:
+        return tuple(f"cuda:{k % gpus}" for k in range(gpus if automatic else int(jobs or 0)))
+    one = device.startswith("cuda") or device == "mps"
+    return (device,) * ((1 if one else num_cores()) if automatic else int(jobs or 0))

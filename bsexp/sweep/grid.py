@@ -1,0 +1,96 @@
+"""From an experiment to runs: one RunConfig for each arm, learning rate and seed.
+
+The one rule: planning trains nothing and imports no torch; an experiment that can't be run is refused here, whole.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bsexp import catalog
+from bsexp.config import RunConfig
+from bsexp.data import sources
+from bsexp.errors import BsexpError
+from bsexp.planning import Plan, plan_run
+from bsexp.store.paths import Experiment as Place
+from bsexp.sweep.experiment import Experiment
+from bsexp.sweep.tasks import Task
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to be: its arm, its config and its outline."""
+
+    arm: str
+    config: RunConfig
+    plan: Plan
+
+
+def build_config(settings: dict[str, Any], seed: int, **changes: Any) -> RunConfig:
+    """The RunConfig of an arm's settings and a seed, with the data set's fingerprint."""
+    dataset = settings.get("dataset") or "digits"
+    return RunConfig(**{**settings, **changes, "seed": seed, "data_fingerprint": _fingerprints(dataset)})
+
+
+def plan_runs(
+    arms: dict[str, dict[str, Any]],
+    seeds: Iterable[int],
+    rate: Callable[[str], Iterable[float | None]] = lambda arm: [None],
+) -> list[PlannedRun]:
+    """Every run of `arms` x `seeds` x the learning rates that `rate` gives for an arm (None: the arm's own)."""
+    planned = []
+    for arm, settings in arms.items():
+        try:
+            for lr in rate(arm):
+                changes = {} if lr is None else {"lr": lr}
+                outline: Plan | None = None
+                for seed in seeds:
+                    config = build_config(settings, seed, **changes)
+                    # The outline doesn't depend on the seed.
+                    outline = outline or plan_run(config, num_trained(config))
+                    planned.append(PlannedRun(arm, config, outline))
+        except BsexpError as error:
+            raise error.within(f"arms.{arm}") from None
+    return planned
+
+
+def task_of(run: PlannedRun, place: Place, name: str) -> Task:
+    """What is to be made for `run` in the folder `place` of the experiment called `name`."""
+    config = run.config
+    folder = place.run(run.arm, config.lr, config.seed, config.hash)
+    return Task(name, folder, run.arm, config.model_dump(), run.plan.max_batch)
+
+
+def num_trained(config: RunConfig) -> int:
+    """Samples that a run trains on; catalogue data sets and folders are not read for it."""
+    return catalog.num_trained(_counts(config.dataset), config.val_fraction, config.train_size)
+
+
+def _remember(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Data sets are counted and fingerprinted once a process."""
+    known: dict[str, Any] = {}
+
+    def remembered(name: str) -> Any:
+        if name not in known:
+            known[name] = function(name)
+        return known[name]
+
+    return remembered
+
+
+_fingerprints = _remember(lambda name: sources.fingerprint(catalog.find_dataset(name) and name))
+_counts = _remember(lambda name: sources.count_train(name))
+
+
+def arm_definition(settings: dict[str, Any], tuned: bool) -> dict[str, Any]:
+    """An arm as it is stored: everything that makes its runs, seed and tuned rate apart."""
+    identity = build_config(settings, 0).identity()
+    identity.pop("seed", None)
+    if tuned:
+        identity.pop("lr")
+    return identity
+
+
+def is_tuned(experiment: Experiment, arm: str) -> bool:
+    """Whether [tune] chooses the arm's learning rate: it does unless the arm sets its own."""
+    return experiment.tune is not None and experiment.arms[arm].get("lr") is None

@@ -1,0 +1,59 @@
+"""Choosing each arm's learning rate, by the same rule for all: the lowest mean validation loss over the tuning seeds.
+
+The one rule: only validation is looked at, never the test split, and never the seeds that are reported.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from bsexp.errors import RunsFailed
+from bsexp.store.files import csv_text, write_text
+from bsexp.store.paths import Experiment as Place
+
+COLUMNS = ("arm", "lr", "seeds", "val_loss", "place", "chosen", "status")
+
+
+def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per arm and rate with `chosen` and its place in the grid, from the summaries of the tuning runs.
+
+    A rate at which a seed didn't train counts as infinitely bad. Ties go to the smaller rate. Raises RunsFailed where
+    no rate of an arm trained.
+    """
+    found: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for summary in summaries:
+        found.setdefault(summary["arm"], {}).setdefault(summary["lr"], []).append(summary)
+    rows = []
+    for arm, rates in found.items():
+        losses = {lr: _mean_loss(runs) for lr, runs in sorted(rates.items())}
+        best = min(losses, key=lambda lr: losses[lr])
+        if losses[best] == math.inf:
+            raise RunsFailed(
+                "tuning", f"{arm} learned at none of {', '.join(f'{lr:g}' for lr in losses)}", "try smaller rates"
+            )
+        for number, (lr, loss) in enumerate(losses.items(), start=1):
+            statuses = sorted({run["status"] for run in rates[lr]})
+            rows.append(
+                {
+                    "arm": arm,
+                    "lr": lr,
+                    "seeds": " ".join(str(seed) for seed in sorted(run["seed"] for run in rates[lr])),
+                    "val_loss": None if loss == math.inf else loss,
+                    "place": f"{number} of {len(losses)}",
+                    "chosen": lr == best,
+                    "status": " ".join(statuses),
+                }
+            )
+    return rows
+
+
+def _mean_loss(runs: list[dict[str, Any]]) -> float:
+    if any(run["status"] != "finished" for run in runs):
+        return math.inf
+    return math.fsum(run["val_loss"] for run in runs) / len(runs)
+
+
+def write_choice(place: Place, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Write tune.csv; the chosen rate of each arm."""
+    write_text(place.tuning_table, csv_text(COLUMNS, rows))
+    return {row["arm"]: row["lr"] for row in rows if row["chosen"]}
