@@ -440,24 +440,21 @@ def test_two_processes_decode_once(tmp_path, data):
     assert len(copies(data)) == 1
 
 
-def test_memory_does_not_grow_with_the_folder(tmp_path):
+def test_memory_does_not_grow_with_the_folder(tmp_path, monkeypatch):
+    import tracemalloc
+
     root = tmp_path / "pictures"
     for label in "ab":
-        for number in range(40):
+        for number in range(20):
             save(root / label / f"{number}.jpg", np.full((8, 8, 3), number, np.uint8))
-    # 80 images of 512 x 512 x 3 are 63 MB; with blocks of 4 not more than a few of them may be held.
-    code = f"""
-        import resource
-        import torch, numpy, PIL.Image, bsexp.data.splits
-        from concurrent.futures import ThreadPoolExecutor
-        from bsexp.data import folders, sources
-        folders.BLOCK = 4
-        PIL.Image.init()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        sources.load_images("folder:{root}", image_size=512)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    """
-    assert int(python(code)) < 40_000
+    monkeypatch.setattr(folders, "BLOCK", 2)
+    load(root)  # so that imports don't count
+    tracemalloc.start()
+    load(root, 256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 40 images of 256 x 256 x 3 bytes are 7.9 MB; a block of 2, three times over (images, stack, bytes), is 1.2 MB.
+    assert peak < 3e6
 
 
 # --- real photographs -------------------------------------------------------------------------------------------------

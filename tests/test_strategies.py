@@ -489,10 +489,8 @@ def test_every_schedule_spends_its_budget_exactly_in_updates_of_a_sensible_size(
     assert [u.step for u in updates] == list(range(len(updates)))
     largest = setting.max_batch or max(setting.batch_size, num_train // 10)
     wanted = [schedule(Progress(u.step, u.samples, total, num_train)).batch_size for u in updates]
-    assert 1 <= min(wanted)
-    assert max(wanted) <= largest
-    assert 1 <= min(sizes)
-    assert max(sizes) <= largest
+    assert min(wanted + sizes) >= 1
+    assert max(wanted + sizes) <= largest
     assert sizes[:-2] == wanted[:-2]
     if len(updates) > 1:
         assert 2 * min(sizes[-2:]) >= wanted[-2]
@@ -537,7 +535,7 @@ def test_runs_of_different_batch_sizes_have_the_same_rate_at_the_same_samples(sh
     top=st.floats(0, 1),
     warmup=st.sampled_from([0.0, 0.25]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_matched_arm_has_the_noise_of_the_decay_it_matches_past_the_cap_too(
     shape: str, f: float, num_train: int, part: float, top: float, warmup: float
 ) -> None:
@@ -555,16 +553,16 @@ def test_a_matched_arm_has_the_noise_of_the_decay_it_matches_past_the_cap_too(
     excess = target * (1 - matched.momentum) / matched.lr  # N / B - 1 at which the matched rate has that noise
     size = matched.batch_size
     assert (num_train / (size + 0.5) - 1) * (1 - 1e-9) <= excess <= (num_train / (size - 0.5) - 1) * (1 + 1e-9)
-    if size == setting.max_batch and num_train / (1 + excess) > size + 1e-6:
-        pytest.fail("the rate does not take over what the cap leaves")
-    if size < (setting.max_batch or 0):
+    if size == setting.max_batch:  # the rate has taken over what the cap leaves
+        assert num_train / (1 + excess) <= size + 1e-6
+    else:
         ramp = 0.1 + 0.9 * now.fraction / warmup if now.fraction < warmup else 1.0
         assert matched.lr == pytest.approx(0.1 * ramp)
 
 
 @pytest.mark.parametrize("shape", LR_SHAPES)
 @given(f=fractions, share=st.floats(0, 1), top=st.integers(128, 25_000), sgd=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_hybrid_keeps_the_noise_of_the_decay_it_splits(shape: str, f: float, share: float, top: int, sgd: bool) -> None:
     named = {"max_batch": top, "optimizer": "sgd" if sgd else "adamw", "allow_unstable": True}
     now = Progress(0, int(f * TOTAL), TOTAL, NUM_TRAIN)
@@ -577,7 +575,7 @@ def test_hybrid_keeps_the_noise_of_the_decay_it_splits(shape: str, f: float, sha
 
 @given(samples=st.integers(0, TOTAL - 1))
 @settings(max_examples=50, deadline=None)
-def test_a_matched_arm_that_grows_at_no_cost_has_less_noise_the_later_it_is(samples: int) -> None:
+def test_a_batch_matched_to_a_falling_rate_never_shrinks_and_its_rate_never_rises(samples: int) -> None:
     schedule = plan("growing-batch", {"match": "linear"})
     early, late = (schedule(Progress(0, s, TOTAL, NUM_TRAIN)) for s in (samples // 2, samples))
     assert early.batch_size <= late.batch_size

@@ -11,12 +11,15 @@ from bsexp.data.stream import Picks
 
 
 class Batches:
-    """Turns picks into float batches (n, C, H, W) in channels_last order, and labels (n,)."""
+    """Turns picks into float batches (n, C, H, W) and labels (n,).
 
-    def __init__(self, data: TrainingData, dtype: torch.dtype = torch.float32) -> None:
+    Batches are in channels_last order, the order that images are kept in, unless `contiguous` asks for a copy.
+    """
+
+    def __init__(self, data: TrainingData, dtype: torch.dtype = torch.float32, contiguous: bool = False) -> None:
         device = data.train.images.device
         self.labels = data.train.labels
-        self.dtype = dtype
+        self.dtype, self.contiguous = dtype, contiguous
         self.crop, self.mirror = data.crop, data.mirror
         _, self.height, self.width = data.image_shape
         self.images = data.train.images
@@ -37,7 +40,7 @@ class Batches:
             return self.normalise(self.images.index_select(0, picks.index)), labels
         columns = self._columns
         if self.mirror:
-            # Mirrored: w - 1 - column, that is column XOR all ones, written without a branch.
+            # Mirrored: column c becomes w - 1 - c, written without a branch.
             sign = 1 - 2 * picks.mirrored
             columns = columns * sign[:, None] + (self.width - 1) * picks.mirrored[:, None]
         columns = columns + picks.left[:, None]
@@ -51,4 +54,5 @@ class Batches:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (n, H, W, C) to (pixel - mean) / std as (n, C, H, W)."""
-        return pixels.to(self.dtype).mul_(self._scale).add_(self._shift).permute(0, 3, 1, 2)
+        images = pixels.to(self.dtype).mul_(self._scale).add_(self._shift).permute(0, 3, 1, 2)
+        return images.contiguous() if self.contiguous else images

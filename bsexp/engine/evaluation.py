@@ -12,7 +12,7 @@ from torch.nn import functional
 from bsexp.data.augment import Batches
 from bsexp.data.splits import Part
 
-CHUNK = 1000
+CHUNK = 256
 
 
 @dataclass(frozen=True)

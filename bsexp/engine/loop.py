@@ -23,7 +23,7 @@ from bsexp.engine.clock import Clock
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, evaluation_points, predict
 from bsexp.engine.step import Updater
-from bsexp.models import build_model, count_parameters
+from bsexp.models import build_model, count_parameters, is_factory
 from bsexp.planning import micro_batch_sizes, plan_run
 from bsexp.records import EvalRow, Outcome, StepRecord, StepRow
 from bsexp.schedules import Progress, consult, noise_scale, share
@@ -253,7 +253,9 @@ class Training:
     def _prepare_data(self, data: TrainingData) -> None:
         self._data = data.to(self.device)
         dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
-        self._batches = Batches(self._data, dtype)
+        # A network of the user's own may `view` its images, which needs them contiguous.
+        self._contiguous = is_factory(self.config.model)
+        self._batches = Batches(self._data, dtype, self._contiguous)
         self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device)
         chosen = torch.randperm(self.num_train, generator=generator(self.config.seed, "train subset"))[:TRAIN_SUBSET]
         self._train_subset = self._part(chosen.sort().values)
@@ -275,7 +277,8 @@ class Training:
             seed=config.seed,
         )
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        self._model = model.to(self.device, dtype).to(memory_format=torch.channels_last).train()
+        order = torch.contiguous_format if self._contiguous else torch.channels_last
+        self._model = model.to(self.device, dtype).to(memory_format=order).train()
         self._updater = Updater(self._model, config, self._batches, self.device)
         self._averaged = AveragedModel(self._model, self.total_samples) if config.averaging == "ema" else None
 

@@ -20,7 +20,7 @@ from bsexp.models.resnet import ResNet, WideResNet
 from bsexp.models.small import Cnn, LeNet, Mlp
 from bsexp.seeding import derive
 
-__all__ = ["build_model", "count_parameters", "needs_two", "prefers_channels_last"]
+__all__ = ["build_model", "count_parameters", "is_factory", "needs_two"]
 
 Shape = tuple[int, int, int]
 
@@ -80,15 +80,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def prefers_channels_last(name: str, norm: str | None = None) -> bool:
-    """Whether the network called `name` trains faster with torch.channels_last (model and images); numbers are a CPU's.
-
-    Convolutions and batch norm do (1.1 to 1.6 times), torch's GroupNorm does not: its backward makes cnn and cnn-small
-    1.1 to 1.25 times slower. `norm` None is the model's own. torchvision's networks are taken to be of the first kind;
-    the user's are left as they are, for a `view` in them may need contiguous images.
-    """
-    norm = norm or find_model(name).norm
-    return name.startswith("torchvision:") or (":" not in name and name != "mlp" and norm != "group")
+def is_factory(name: str) -> bool:
+    """Whether `name` is the user's own `module:factory`, of which nothing is known."""
+    return ":" in name and not name.startswith("torchvision:")
 
 
 @contextmanager

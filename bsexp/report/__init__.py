@@ -1,0 +1,106 @@
+"""Reports: figures, tables, report.md and report.html from the results of one experiment.
+
+The one rule: `write_report` is a pure function of the results; the same results give the same bytes, anywhere, anytime.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bsexp.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from bsexp.report.groups import Group
+    from bsexp.store.tables import Results
+
+FIGURES = ("final", "curves", "curves-averaged", "schedules")
+OWN_FIGURE = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report found. `arms` has one row per arm, `differences` one per arm and outcome (columns in `frames`).
+
+    `notes`: what a reader must know first, as sentences. `figures`: the names of the files drawn, without folder.
+    """
+
+    arms: "pandas.DataFrame"
+    differences: "pandas.DataFrame"
+    notes: list[str]
+    figures: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """`arms`, `differences` and `notes` as plain lists, dictionaries, numbers and texts; None where empty."""
+        from bsexp.report.frames import records
+
+        return {"arms": records(self.arms), "differences": records(self.differences), "notes": list(self.notes)}
+
+
+def write_report(results: "Results", folder: Path) -> Report:
+    """Write report.md, report.html, arms.csv, differences.csv and the figures (PNG, SVG) into `folder`.
+
+    Each file is written beside and renamed; figures of an earlier report that no longer exist are removed. Raises
+    StoreError where the folder cannot be written.
+    """
+    from bsexp.report.document import build, render_html, render_markdown
+    from bsexp.report.drawing import png_bytes, svg_bytes
+    from bsexp.report.figures import draw
+    from bsexp.report.frames import arm_frame, difference_frame
+    from bsexp.report.groups import make_groups
+
+    groups = make_groups(results)
+    figures: dict[str, bytes] = {}
+    stems: list[dict[str, str]] = []
+    for group, ending in zip(groups, _endings(groups), strict=True):
+        stems.append({})
+        for name, figure in draw(group).items():
+            stem = stems[-1][name] = name + ending
+            figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
+    document = build(results, groups, stems)
+    arms, differences = arm_frame(groups, list(results.arms)), difference_frame(groups)
+    images = {name.removesuffix(".svg"): data for name, data in figures.items() if name.endswith(".svg")}
+    texts = {
+        "arms.csv": arms.to_csv(index=False, lineterminator="\n"),
+        "differences.csv": differences.to_csv(index=False, lineterminator="\n"),
+        "report.md": render_markdown(document),
+        "report.html": render_html(document, images),
+    }
+    _write(folder, {**figures, **{name: text.encode() for name, text in texts.items()}})
+    return Report(arms, differences, document.all_notes, list(figures))
+
+
+def _endings(groups: "list[Group]") -> list[str]:
+    """What sets the file names of several groups apart: `--digits-mlp`; empty for a single one."""
+    if len(groups) == 1:
+        return [""]
+    endings: list[str] = []
+    for group in groups:
+        words = re.sub(r"[^a-z0-9.]+", "-", f"{group.dataset} {group.model}".lower()).strip("-.") or "group"
+        again = sum(re.fullmatch(rf"--{re.escape(words)}(-\d+)?", other) is not None for other in endings)
+        endings.append(f"--{words}-{again + 1}" if again else f"--{words}")
+    return endings
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    path = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            path = folder / name
+            beside = folder / f".{name}.{os.getpid()}.tmp"
+            try:
+                beside.write_bytes(data)
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+        for path in sorted(folder.iterdir()):
+            if OWN_FIGURE.fullmatch(path.name) and path.name not in files:
+                path.unlink()
+    except OSError as error:
+        raise StoreError(
+            "report", f"{path}: {error.strerror or error}", "make room or choose a writable --out"
+        ) from None

@@ -7,6 +7,7 @@ input gives the same bytes, so a report can be committed and compared.
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.style import context
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from bsexp.report.palette import FAINT, INK, Look
@@ -80,7 +81,8 @@ def svg_bytes(figure: Figure) -> bytes:
         FigureCanvasSVG(figure).print_figure(
             buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    return buffer.getvalue()
+    # Hundredths of a point are enough for any screen, and halve the file.
+    return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
 
 
 def short(name: str) -> str:
@@ -128,13 +130,14 @@ def set_scale(axes: Axes, which: str, kind: str, low: float, high: float) -> Non
     """Limits and plain-number ticks of an axis ("x" or "y"); `kind`: "linear", "log" (base 10) or "log2"."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     if kind == "linear":
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
         return
     base = 2 if kind == "log2" else 10
     (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=base)
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis.set_minor_locator(NullLocator())
-    narrow = kind == "log" and high / low < 10**2.2
+    narrow = kind == "log" and high / low < 10**2.7
     axis.set_major_locator(LogLocator(base, subs=(1, 2, 5) if narrow else (1,), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
@@ -147,7 +150,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     """
     if not ends:
         return
-    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()  # type: ignore[arg-type]
+    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()
     texts = [
         axes.text(end.x, end.y, short(end.text), color=end.look.text, fontsize=LABEL_SIZE, va="center", zorder=6)
         for end in ends
@@ -159,7 +162,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     spots = axes.transData.transform([(end.x, end.y) for end in ends])
     box = axes.bbox
     gap = max(size.height for size in sizes) * 1.02
-    for members in _clusters([(spot[0], spot[0] + size.width + reach) for spot, size in zip(spots, sizes, strict=True)]):
+    for members in _clusters([spot[0] for spot in spots], [size.width for size in sizes], reach):
         heights = [min(max(spots[place][1], box.y0), box.y1) for place in members]
         placed = spread(heights, gap, box.y0 + gap / 2, box.y1)
         start = max(spots[place][0] for place in members) + reach
@@ -177,17 +180,22 @@ def _write(axes: Axes, text, end: End, spot, place: tuple[float, float], scale: 
     axes.plot(xs, ys, color=end.look.color, linewidth=0.8, alpha=0.75, zorder=5, clip_on=False, solid_capstyle="round")
 
 
-def _clusters(spans: Sequence[tuple[float, float]]) -> list[list[int]]:
-    """Labels grouped so that those of different groups don't touch sideways."""
+def _clusters(spots: Sequence[float], widths: Sequence[float], reach: float) -> list[list[int]]:
+    """Labels grouped from the right: a name joins the group on its right where it would run into its column."""
     groups: list[list[int]] = []
-    reach = -math.inf
-    for place in sorted(range(len(spans)), key=lambda place: spans[place]):
-        if spans[place][0] > reach or not groups:
-            groups.append([])
-        groups[-1].append(place)
-        # A column of names starts right of its rightmost end, so a long first name may come to stand further right.
-        start = max(spans[member][0] for member in groups[-1])
-        reach = start + max(spans[member][1] - spans[member][0] for member in groups[-1])
+    starts: list[float] = []
+    for place in sorted(range(len(spots)), key=lambda place: -spots[place]):
+        start = spots[place] + reach
+        if not groups or start + widths[place] > starts[-1] - reach / 2:
+            groups, starts = groups or [[]], starts or [start]
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+            starts.append(start)
+        while len(groups) > 1 and starts[-1] + max(widths[member] for member in groups[-1]) > starts[-2]:
+            moved = groups.pop()
+            starts.pop()
+            groups[-1] += moved
     return groups
 
 
@@ -202,13 +210,17 @@ def _make_room(axes: Axes, needs: Sequence[tuple[float, float]]) -> None:
     axes.set_xlim(low, back(start + length / share))
     axes.spines["bottom"].set_bounds(low, high)
     for side in ("x", "y"):
-        axes.grid(False, axis=side)  # type: ignore[arg-type]
+        axes.grid(False, axis=side)
     _grid(axes, ticks, share)
 
 
 def _grid(axes: Axes, ticks: Sequence[float], share: float) -> None:
     """Grid lines that end where the data end, so that they don't run through the names."""
-    looks = {"color": matplotlib.rcParams["grid.color"], "linewidth": matplotlib.rcParams["grid.linewidth"], "zorder": 0}
+    looks = {
+        "color": matplotlib.rcParams["grid.color"],
+        "linewidth": matplotlib.rcParams["grid.linewidth"],
+        "zorder": 0,
+    }
     low, high = sorted(axes.get_ylim())
     across = blended_transform_factory(axes.transAxes, axes.transData)
     down = blended_transform_factory(axes.transData, axes.transAxes)

@@ -1,122 +1,162 @@
-"""The figures of a report: learning curves and final outcomes. Schedules are drawn in `schedules_figure`.
+"""The figures of a report, and the one that shows its outcome.
 
-The one rule: only finished runs are drawn into means; a run that diverged, collapsed or failed is named beside them.
-Each function returns a Figure that belongs to nobody (no pyplot), or None where there is nothing to draw.
+The one rule: a run that diverged, collapsed or failed never enters a mean; it is named beside its arm. Each function
+returns a Figure that belongs to nobody (no pyplot), or None where there is nothing to draw.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import zlib
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from bsexp.analysis.paired import mean_band
-from bsexp.report.drawing import End, label_ends, set_scale, style
+from bsexp.analysis.paired import Estimate, mean_interval
+from bsexp.report.curves import curves
+from bsexp.report.drawing import short, style
+from bsexp.report.frames import by_seed
 from bsexp.report.groups import Group
+from bsexp.report.numbers import plus_minus, span
+from bsexp.report.palette import ALARM, FAINT
+from bsexp.report.traces import schedules
 
-CLOCKS = (("epoch", "samples seen (epochs{})"), ("step", "updates"), ("train_seconds", "training time (s)"))
-VECTORS = 120
-LOG_SPAN = 4.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """An arm's curves on the common evaluation grid: `x` (points,), `values` (seeds, points, (x, y))."""
-
-    label: str
-    x: np.ndarray
-    values: np.ndarray
+PANELS = (("test_accuracy", "Test accuracy (%)", 100.0, 2), ("test_loss", "Test loss (nats)", 1.0, 4))
+ROW = 0.62
 
 
-def curves(group: Group, averaged: bool = False) -> Figure | None:
-    """Loss and accuracy against samples, updates and training seconds.
+def draw(group: Group) -> dict[str, Figure]:
+    """All figures that the group's results allow, by name, in the order of the report."""
+    made = {
+        "final": final(group),
+        "curves": curves(group),
+        "curves-averaged": curves(group, averaged=True),
+        "schedules": schedules(group),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
 
-    Each finished run is a thin line, each arm's mean a bold one with its pointwise 95 % t-interval. Row k of evals.csv
-    is the same point of the budget in every seed; its x is the mean over seeds. `averaged`: those of the averaged
-    weights; None where they were not measured.
+
+def final(group: Group) -> Figure | None:
+    """Test accuracy and loss at the end: a dot per seed, the mean with its 95 % t-interval, a row per arm.
+
+    Averaged weights, where evaluated, are the hollow second row. None where no finished run has a test outcome.
     """
-    ending = "_ema" if averaged else ""
-    names = [f"{group.split}_loss{ending}", f"{group.split}_accuracy{ending}"]
-    evals = group.evals[group.evals["config_hash"].isin(group.finished["config_hash"])]
-    if not len(evals) or any(name not in evals or not evals[name].notna().any() for name in names):
+    if not any(group.has(name) for name, *_ in PANELS):
         return None
-    evals = evals.sort_values(["seed", "config_hash", "step"], kind="stable")
-    arms = [label for label in group.labels if (evals["label"] == label).any()]
-    own = {label: evals[evals["label"] == label] for label in arms}
+    averaged = group.has("test_accuracy_ema") or group.has("test_loss_ema")
+    labels = group.labels
     with style():
-        height = max(3.3, 0.4 + 0.17 * len(arms))
-        figure = Figure(figsize=(16, 2 * height + 0.9))
-        grid = figure.subplots(2, 3)
-        top = 1 - 0.45 / (2 * height + 0.9)
-        figure.subplots_adjust(left=0.048, right=0.995, top=top, bottom=0.075, wspace=0.13, hspace=0.26)
-        for row, name in enumerate(names):
-            for column, (clock, title) in enumerate(CLOCKS):
-                drawn = [_curve(label, own[label], clock, name, 100.0 if row else 1.0) for label in arms]
-                _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
-                grid[row, column].set_xlabel(title.format(_epoch(evals)))
-            grid[row, 0].set_title(_panel_title(group, row, averaged))
+        row = ROW + 0.12 * averaged
+        height = row * len(labels) + 1.25
+        figure = Figure(figsize=(14, height))
+        grid = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(left=0.165, right=0.885, top=1 - 0.5 / height, bottom=0.62 / height, wspace=0.38)
+        for axes, (name, title, scale, digits) in zip(grid, PANELS, strict=True):
+            axes.set_title(title)
+            _limits(axes, group, name, scale)
+            for place, label in enumerate(labels):
+                if place % 2 == 0:
+                    axes.axhspan(place - 0.5, place + 0.5, color="#F6F6F6", linewidth=0, zorder=0)
+                _arm(axes, group, label, place, name, scale, digits, averaged)
+            axes.grid(False, axis="y")
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+            axes.set_yticks(range(len(labels)), [""] * len(labels))
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+        _names(grid[0], group)
+        figure.text(0.165, 0.12 / height, _key(group, averaged), color=FAINT, fontsize=9, va="bottom")
         return figure
 
 
-def _panel_title(group: Group, row: int, averaged: bool) -> str:
-    split = "Validation" if group.split == "val" else "Test"
-    return split + (" accuracy (%)" if row else " loss (nats)") + (", averaged weights" if averaged else "")
-
-
-def _epoch(frame: pd.DataFrame) -> str:
-    """The size of an epoch in words, found from counts, for an axis label."""
-    last = frame[frame["epoch"] > 0]
-    sizes = (last["samples"] / last["epoch"]).round() if len(last) else pd.Series(dtype=float)
-    return f" of {sizes.iloc[-1]:,.0f}" if len(sizes) and sizes.nunique() == 1 else ""
-
-
-def _curve(label: str, evals: pd.DataFrame, clock: str, name: str, scale: float) -> Curve | None:
-    runs = [run[[clock, name]].to_numpy(dtype=float) for _, run in evals.groupby("config_hash", sort=False)]
-    points = min(len(run) for run in runs)
-    values = np.stack([run[:points] for run in runs])
-    # A value that one seed lacks has no mean over the same seeds.
-    values = values[:, np.isfinite(values).all(axis=(0, 2))]
-    if not values.shape[1]:
-        return None
-    values[:, :, 1] *= scale
-    return Curve(label, values[:, :, 0].mean(axis=0), values)
-
-
-def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> None:
-    if not drawn:
-        return
-    _limits(axes, drawn, clock)
-    total = sum(len(curve.values) for curve in drawn)
-    thin = dict(zip((2, 6, 12, 40), (0.45, 0.32, 0.22, 0.12), strict=True))
-    ends = []
-    for curve in drawn:
-        looks = group.looks[curve.label]
-        mean, low, high = mean_band(curve.values[:, :, 1])
-        if low is not None and high is not None:
-            alpha = next((value for size, value in thin.items() if len(curve.values) <= size), 0.06)
-            lines = LineCollection(list(curve.values), colors=looks.color, linewidths=0.6, alpha=alpha, zorder=2)
-            # Hundreds of lines as vectors make a file that no browser likes.
-            lines.set_rasterized(total > VECTORS)
-            axes.add_collection(lines, autolim=False)
-            axes.fill_between(curve.x, low, high, color=looks.color, alpha=0.18, linewidth=0, zorder=3)
-        axes.plot(curve.x, mean, color=looks.color, linestyle=looks.dashes, linewidth=1.9, zorder=4)
-        ends.append(End(float(curve.x[-1]), float(mean[-1]), curve.label, looks))
-    label_ends(axes, ends)
-
-
-def _limits(axes: Axes, drawn: list[Curve], clock: str) -> None:
-    """The y axis leaves out the fall of the first twentieth of the budget, which would flatten all that follows."""
-    late: Callable[[Curve], np.ndarray] = lambda curve: curve.values[:, len(curve.x) // 4 :, 1]  # noqa: E731
-    low = min(float(late(curve).min()) for curve in drawn)
-    high = max(float(late(curve).max()) for curve in drawn)
-    pad = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.02
-    set_scale(axes, "y", "linear", low - pad, high + pad)
-    lasts = [float(curve.x[-1]) for curve in drawn]
-    firsts = [float(curve.x[curve.x > 0][0]) for curve in drawn if (curve.x > 0).any()]
-    if clock != "epoch" and firsts and min(lasts) > 0 and max(lasts) / min(lasts) > LOG_SPAN:
-        set_scale(axes, "x", "log", max(min(firsts), min(lasts) / 100), max(lasts))
+def _key(group: Group, averaged: bool) -> str:
+    counts = group.finished.groupby("label").size()
+    if counts.max() < 2:
+        text = "One run per arm: there is no interval."
     else:
-        set_scale(axes, "x", "linear", 0.0, max(max(lasts), 1e-9))
+        text = "Dots: seeds. Bars: mean and its 95 % t-interval over seeds."
+    return text + (" Hollow: averaged weights." if averaged else "")
+
+
+def _names(axes: Axes, group: Group) -> None:
+    across = axes.get_yaxis_transform()
+    for place, label in enumerate(group.labels):
+        mishap = group.mishaps(label)
+        done = group.finished[group.finished["label"] == label]
+        updates = f"{span(done['updates'].to_list())} updates" if len(done) else "no finished run"
+        lift = 0.13 + 0.13 * bool(mishap)
+        at: dict[str, Any] = {"transform": across, "ha": "right", "va": "center"}
+        axes.text(-0.03, place - lift, short(label), color=group.looks[label].text, weight="bold", fontsize=10.5, **at)
+        axes.text(-0.03, place - lift + 0.27, updates, color=FAINT, fontsize=9, **at)
+        if mishap:
+            axes.text(-0.03, place - lift + 0.53, f"✗ {mishap}", color=ALARM, fontsize=9, **at)
+
+
+def _values(group: Group, label: str, name: str, scale: float) -> dict[int, float]:
+    return {seed: value * scale for seed, value in by_seed(group, label, name).items() if np.isfinite(value)}
+
+
+def _limits(axes: Axes, group: Group, name: str, scale: float) -> None:
+    """Room for all seeds and intervals; an interval of few seeds may be cut at three times the spread of the dots."""
+    low, high, edges = np.inf, -np.inf, []
+    for label in group.labels:
+        for outcome in (name, f"{name}_ema"):
+            values = list(_values(group, label, outcome, scale).values())
+            low, high = min([low, *values]), max([high, *values])
+            estimate = mean_interval(values)
+            edges += [estimate.low, estimate.high] if estimate and estimate.low is not None else []
+    if not np.isfinite(low):
+        axes.set_xlim(0, 1)
+        axes.set_xticks([])
+        return
+    width = high - low or max(abs(high), 1.0) * 0.02
+    low = max(min([low, *(edge for edge in edges if edge is not None)]), low - width)
+    high = min(max([high, *(edge for edge in edges if edge is not None)]), high + width)
+    pad = 0.04 * (high - low) or width
+    axes.set_xlim(low - pad, high + pad)
+
+
+def _arm(
+    axes: Axes, group: Group, label: str, place: int, name: str, scale: float, digits: int, averaged: bool
+) -> None:
+    plain = mean_interval(_values(group, label, name, scale).values())
+    if plain is None:
+        text = "not measured" if (group.finished["label"] == label).any() else "no finished run"
+        axes.text(0.02, place, text, transform=axes.get_yaxis_transform(), va="center", color=FAINT, style="italic")
+        return
+    _row(axes, group, label, place - 0.17 * averaged, name, scale, digits, hollow=False)
+    if averaged:
+        _row(axes, group, label, place + 0.2, f"{name}_ema", scale, digits, hollow=True)
+
+
+def _row(
+    axes: Axes, group: Group, label: str, height: float, name: str, scale: float, digits: int, hollow: bool
+) -> None:
+    values = _values(group, label, name, scale)
+    estimate = mean_interval(values.values())
+    if estimate is None:
+        return
+    looks = group.looks[label]
+    face = "white" if hollow else looks.color
+    jitter = [height + (0.06 if hollow else 0.08) * _jitter(seed) for seed in values]
+    axes.scatter(
+        list(values.values()), jitter, s=15, marker="o", facecolor=face, edgecolor=looks.color, linewidth=0.8,
+        alpha=0.55, zorder=3,
+    )  # fmt: skip
+    if estimate.low is not None and estimate.high is not None:
+        axes.hlines(height, estimate.low, estimate.high, color=looks.text, linewidth=1.2 if hollow else 2.4, zorder=4)
+    axes.plot(
+        estimate.mean, height, marker=looks.marker, markersize=6 if hollow else 8, markerfacecolor=face,
+        markeredgecolor="white" if not hollow else looks.text, markeredgewidth=1.0, zorder=5, clip_on=False,
+    )  # fmt: skip
+    _value(axes, estimate, height, digits, hollow)
+
+
+def _value(axes: Axes, estimate: Estimate, height: float, digits: int, hollow: bool) -> None:
+    axes.text(
+        1.02, height, plus_minus(estimate, 1.0, digits), transform=axes.get_yaxis_transform(), va="center",
+        fontsize=8.5 if hollow else 10, color=FAINT if hollow else "#222222",
+    )  # fmt: skip
+
+
+def _jitter(seed: int) -> float:
+    """A fixed place in [-1, 1] for a seed, the same in every arm and figure."""
+    return zlib.crc32(str(seed).encode()) / 2**31 - 1

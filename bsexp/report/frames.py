@@ -103,7 +103,7 @@ def difference_frame(groups: list[Group]) -> pd.DataFrame:
                 continue
             for label in others:
                 found = paired_difference(by_seed(group, label, name), base)
-                row = [group.dataset, group.model, label, reference, name]
+                row: list[Any] = [group.dataset, group.model, label, reference, name]
                 row += [None, None, None, 0] if found is None else [found.mean, found.low, found.high, found.num]
                 rows.append(row)
     frame = pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))

@@ -1,6 +1,7 @@
 """Numbers as a reader meets them: percent, points, counts, intervals.
 
-The one rule: a missing number is written as a dash, never as nan; a figure is given with the digits that mean something.
+The one rule: a missing number is written as a dash, never as nan; and a
+number has the digits that mean something.
 """
 
 import math
@@ -56,6 +57,15 @@ def percent(value: Any) -> str:
     '87.65 %'
     """
     return DASH if missing(value) else _minus(f"{100 * value:.2f} %")
+
+
+def points(value: Any) -> str:
+    """A difference of shares in percentage points, signed.
+
+    >>> points(-0.012)
+    '−1.20'
+    """
+    return DASH if missing(value) else _signed(100 * value, "+.2f")
 
 
 def loss(value: Any) -> str:

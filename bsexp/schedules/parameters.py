@@ -125,9 +125,12 @@ def _read_table(text: str) -> Any:
     import tomllib
 
     try:
-        return tomllib.loads("table = " + text)["table"]
+        document = tomllib.loads("table = " + text)
     except tomllib.TOMLDecodeError:
         return json.loads(text)
+    if len(document) > 1:
+        raise ValueError("more than one table")
+    return document["table"]
 
 
 def settle(owner: str, parameters: tuple[Parameter, ...], given: dict[str, Any]) -> dict[str, Any]:

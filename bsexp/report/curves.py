@@ -1,0 +1,129 @@
+"""Learning curves: loss and accuracy against samples, updates and seconds.
+
+The one rule: only finished runs are drawn, and a mean is taken only at points of the budget that all its seeds have.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from bsexp.analysis.paired import mean_band
+from bsexp.report.drawing import End, label_ends, set_scale, style
+from bsexp.report.groups import Group
+
+CLOCKS = (("epoch", "samples seen (epochs{})"), ("step", "updates"), ("train_seconds", "training time (s)"))
+VECTORS = 120
+LOG_SPAN = 4.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An arm's curves on the common evaluation grid: `x` (points,), `values` (seeds, points, (x, y))."""
+
+    label: str
+    x: np.ndarray
+    values: np.ndarray
+
+
+def curves(group: Group, averaged: bool = False) -> Figure | None:
+    """Loss and accuracy against samples, updates and training seconds.
+
+    Each finished run is a thin line, each arm's mean a bold one with its pointwise 95 % t-interval. Row k of evals.csv
+    is the same point of the budget in every seed; its x is the mean over seeds. `averaged`: those of the averaged
+    weights; None where they were not measured.
+    """
+    ending = "_ema" if averaged else ""
+    names = [f"{group.split}_loss{ending}", f"{group.split}_accuracy{ending}"]
+    evals = group.evals[group.evals["config_hash"].isin(group.finished["config_hash"])]
+    if not len(evals) or any(name not in evals or not evals[name].notna().any() for name in names):
+        return None
+    evals = evals.sort_values(["seed", "config_hash", "step"], kind="stable")
+    arms = [label for label in group.labels if (evals["label"] == label).any()]
+    own = {label: evals[evals["label"] == label] for label in arms}
+    with style():
+        height = max(3.3, 0.4 + 0.17 * len(arms))
+        figure = Figure(figsize=(16, 2 * height + 0.9))
+        grid = figure.subplots(2, 3)
+        top = 1 - 0.45 / (2 * height + 0.9)
+        figure.subplots_adjust(left=0.048, right=0.995, top=top, bottom=0.075, wspace=0.13, hspace=0.26)
+        for row, name in enumerate(names):
+            for column, (clock, title) in enumerate(CLOCKS):
+                drawn = [_curve(label, own[label], clock, name, 100.0 if row else 1.0) for label in arms]
+                _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
+                grid[row, column].set_xlabel(title.format(_epoch(evals)))
+            grid[row, 0].set_title(_panel_title(group, row, averaged))
+        return figure
+
+
+def _panel_title(group: Group, row: int, averaged: bool) -> str:
+    split = "Validation" if group.split == "val" else "Test"
+    return split + (" accuracy (%)" if row else " loss (nats)") + (", averaged weights" if averaged else "")
+
+
+def _epoch(frame: pd.DataFrame) -> str:
+    """The size of an epoch in words, found from counts, for an axis label."""
+    last = frame[frame["epoch"] > 0]
+    sizes = (last["samples"] / last["epoch"]).round() if len(last) else pd.Series(dtype=float)
+    return f" of {sizes.iloc[-1]:,.0f}" if len(sizes) and sizes.nunique() == 1 else ""
+
+
+def _curve(label: str, evals: pd.DataFrame, clock: str, name: str, scale: float) -> Curve | None:
+    runs = [run[[clock, name]].to_numpy(dtype=float) for _, run in evals.groupby("config_hash", sort=False)]
+    points = min(len(run) for run in runs)
+    values = np.stack([run[:points] for run in runs])
+    # A value that one seed lacks has no mean over the same seeds.
+    values = values[:, np.isfinite(values).all(axis=(0, 2))]
+    if not values.shape[1]:
+        return None
+    values[:, :, 1] *= scale
+    return Curve(label, values[:, :, 0].mean(axis=0), values)
+
+
+def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> None:
+    if not drawn:
+        return
+    _limits(axes, drawn, clock)
+    total = sum(len(curve.values) for curve in drawn)
+    alpha = min(0.45, max(0.05, 8 / total))
+    ends = []
+    for curve in drawn:
+        looks = group.looks[curve.label]
+        mean, low, high = mean_band(curve.values[:, :, 1])
+        if low is not None and high is not None:
+            lines = LineCollection(list(curve.values), colors=looks.color, linewidths=0.6, alpha=alpha, zorder=2)
+            # Hundreds of lines as vectors make a file that no browser likes.
+            lines.set_rasterized(total > VECTORS)
+            axes.add_collection(lines, autolim=False)
+            axes.fill_between(curve.x, low, high, color=looks.color, alpha=0.15, linewidth=0, zorder=3)
+        axes.plot(curve.x, mean, color=looks.color, linestyle=looks.dashes, linewidth=1.9, zorder=4)
+        ends.append(End(float(curve.x[-1]), float(mean[-1]), curve.label, looks))
+    label_ends(axes, ends)
+
+
+def _limits(axes: Axes, drawn: list[Curve], clock: str) -> None:
+    """The y axis leaves out the first third of the evaluations, a steep fall that would flatten all that follows."""
+    late: Callable[[Curve], np.ndarray] = lambda curve: curve.values[:, len(curve.x) // 3 :, 1]  # noqa: E731
+    low = min(float(late(curve).min()) for curve in drawn)
+    high = max(float(late(curve).max()) for curve in drawn)
+    pad = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.02
+    set_scale(axes, "y", "linear", low - pad, high + pad)
+    lasts = [float(curve.x[-1]) for curve in drawn]
+    firsts = [float(curve.x[curve.x > 0][0]) for curve in drawn if (curve.x > 0).any()]
+    if clock != "epoch" and firsts and min(lasts) > 0 and max(lasts) / min(lasts) > LOG_SPAN:
+        # Before that nothing is inside the y limits.
+        entries = [_entry(curve, low - pad, high + pad) for curve in drawn]
+        set_scale(axes, "x", "log", max(min(firsts), 0.7 * min(entries)), max(lasts))
+    else:
+        set_scale(axes, "x", "linear", 0.0, max(max(lasts), 1e-9))
+
+
+def _entry(curve: Curve, low: float, high: float) -> float:
+    """Where the mean is first seen: the x of its first point inside the y limits."""
+    mean = curve.values[:, :, 1].mean(axis=0)
+    seen = np.flatnonzero((mean >= low) & (mean <= high) & (curve.x > 0))
+    return float(curve.x[seen[0]]) if len(seen) else float(curve.x[-1])

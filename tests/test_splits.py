@@ -1,0 +1,104 @@
+"""Splits, subsets and label noise: exact sizes, proportions, and what depends on the seed."""
+
+import pytest
+import torch
+
+from bsexp import RunConfig
+from bsexp.data.sources import Images, load_images
+from bsexp.data.splits import prepare, stratified
+from bsexp.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    return load_images("digits")
+
+
+def config(**options: object) -> RunConfig:
+    return RunConfig(**{"schedule": "fixed-small", **options})
+
+
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_stratified_takes_classes_in_proportion_by_largest_remainder() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 6 + [2] * 4)
+    chosen = stratified(labels, 7, torch.Generator().manual_seed(0))
+    # 7/20 of 10, 6, 4 are 3.5, 2.1, 1.4: floors 3, 2, 1, and the one that is left goes to the remainder .5.
+    assert torch.bincount(labels[chosen]).tolist() == [4, 2, 1]
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+
+
+def test_digits_splits_have_the_stated_sizes_and_do_not_overlap(digits: Images) -> None:
+    data = prepare(config(), digits)
+    assert (len(data.train), len(data.val or []), len(data.test)) == (1293, 144, 360)
+    assert data.val is not None
+    assert torch.equal(torch.bincount(data.val.labels), torch.bincount(data.val.labels))
+    # Digits has no two equal images across these splits, so sets of bytes tell them apart.
+    assert not rows(data.train.images) & rows(data.val.images)
+    assert not rows(data.train.images) & rows(data.test.images)
+
+
+def test_the_validation_split_is_the_same_for_every_seed_and_subset(digits: Images) -> None:
+    one, two = prepare(config(seed=1), digits), prepare(config(seed=2, train_size=100, label_noise=0.5), digits)
+    assert one.val is not None
+    assert two.val is not None
+    assert torch.equal(one.val.images, two.val.images)
+    assert torch.equal(one.val.labels, two.val.labels)
+    assert torch.equal(one.test.labels, two.test.labels)
+
+
+def test_subsets_are_drawn_per_seed_unless_fixed(digits: Images) -> None:
+    drawn = [prepare(config(seed=seed, train_size=200), digits).train.images for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    fixed = [prepare(config(seed=seed, train_size=200, fixed_subset=True), digits).train.images for seed in (0, 1)]
+    assert torch.equal(fixed[0], fixed[1])
+
+
+def test_a_subset_keeps_the_classes_in_proportion(digits: Images) -> None:
+    labels = prepare(config(train_size=200), digits).train.labels
+    counts = torch.bincount(labels)
+    assert counts.sum() == 200
+    assert counts.min() >= 19
+    assert counts.max() <= 21
+
+
+def test_label_noise_redraws_the_exact_share_and_only_training_labels(digits: Images) -> None:
+    clean, noisy = prepare(config(seed=4), digits), prepare(config(seed=4, label_noise=0.2), digits)
+    assert torch.equal(clean.train.images, noisy.train.images)
+    changed = torch.nonzero(clean.train.labels != noisy.train.labels).flatten()
+    assert torch.equal(changed, noisy.redrawn)
+    # 259 of 1,293 labels are drawn anew from ten classes: about nine in ten of them change.
+    assert 210 <= len(changed) <= 250
+    assert clean.val is not None
+    assert noisy.val is not None
+    assert torch.equal(clean.val.labels, noisy.val.labels)
+    assert torch.equal(clean.test.labels, noisy.test.labels)
+    other = prepare(config(seed=5, label_noise=0.2), digits)
+    assert not torch.equal(other.redrawn, noisy.redrawn)
+
+
+def test_label_noise_is_the_same_for_all_arms_of_a_seed(digits: Images) -> None:
+    one = prepare(config(seed=4, label_noise=0.2), digits)
+    two = prepare(config(seed=4, label_noise=0.2, schedule="one-cycle", batch_size=64, lr=0.3), digits)
+    assert torch.equal(one.train.labels, two.train.labels)
+
+
+def test_normalisation_is_that_of_the_training_pixels(digits: Images) -> None:
+    data = prepare(config(), digits)
+    pixels = data.train.images.double()
+    assert data.mean[0] == pytest.approx(float(pixels.mean()), rel=1e-12)
+    assert data.std[0] == pytest.approx(float(pixels.std(unbiased=False)), rel=1e-12)
+
+
+def test_without_a_validation_split_all_training_images_are_trained_on(digits: Images) -> None:
+    data = prepare(config(val_fraction=0.0), digits)
+    assert data.val is None
+    assert len(data.train) == 1437
+
+
+def test_a_subset_larger_than_what_is_left_is_refused(digits: Images) -> None:
+    with pytest.raises(UsageError, match="only 1293 images are left"):
+        prepare(config(train_size=1294), digits)
