@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from bsexp.console import error_line
 from bsexp.errors import BsexpError
@@ -21,7 +22,7 @@ app = typer.Typer(
     name="bsexp",
     help="The referee for batch-size and learning-rate schedules.",
     no_args_is_help=True,
-    add_completion=True,
+    add_completion=False,  # its options would bring pydantic into `--help`; ours below are plain flags
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -112,10 +113,25 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(value: bool) -> None:
+    if value:
+        from typer.completion import install
+
+        shell, path = install(prog_name="bsexp")
+        sys.stdout.write(f"completion for {shell} is in {path}; it works in new shells\n")
+        raise typer.Exit
+
+
 @app.callback()
 def _bsexp(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion", callback=_install_completion, is_eager=True, help="Complete words in this shell."
+        ),
     ] = False,
 ) -> None:
     """The referee for batch-size and learning-rate schedules."""
@@ -128,8 +144,12 @@ def main() -> None:
 
 def run_cli(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors become one line on stderr."""
+    if "_BSEXP_COMPLETE" in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     try:
-        result = app(args=arguments, prog_name="bsexp", standalone_mode=False)
+        result = _invoke(arguments)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -141,6 +161,16 @@ def run_cli(arguments: list[str]) -> int:
         return 130
     except BaseException as error:
         return _failed(error, "--debug" in arguments or bool(os.environ.get(OPTIONS["debug"].environment)))
+
+
+def _invoke(arguments: list[str]) -> object:
+    group = typer.main.get_command(app)
+    commands = getattr(group, "commands", {})
+    if arguments and arguments[0] in commands:
+        # Straight to the command: on its way through the group Typer would import pydantic, also for `--help`.
+        name = arguments[0]
+        return commands[name].main(args=arguments[1:], prog_name=f"bsexp {name}", standalone_mode=False)
+    return group.main(args=arguments, prog_name="bsexp", standalone_mode=False)
 
 
 def _failed(error: BaseException, debug: bool) -> int:

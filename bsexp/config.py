@@ -40,7 +40,7 @@ def option_type(option: Option) -> Any:
         case "flag":
             kind = Annotated[bool, Field(strict=True)]
         case "choice":
-            kind = Literal[option.choices]  # type: ignore[valid-type]
+            kind = Literal[option.choices]
         case _:
             kind = Annotated[str, Field(strict=True, min_length=1)]
     return kind | Literal[option.word] if option.word else kind
@@ -165,21 +165,25 @@ def _fields() -> dict[str, Any]:
     return made
 
 
-RunConfig = pydantic.create_model(
-    "RunConfig",
-    __base__=_Run,
-    __doc__="""A run as a value: everything that changes its numbers, and nothing that doesn't. Immutable.
-
-    `RunConfig(schedule="growing-batch", dataset="digits", parameters={"shape": "exponential"})`; the fields are the
-    options of `bsexp run` that belong to the run id. Fields left out get the defaults of data set, model and schedule.
-    Raises UsageError for a wrong value.""",
-    schedule=(str, ...),
-    parameters=(dict[str, Any], Field(default_factory=dict)),
-    data_fingerprint=(str, ""),
-    **_fields(),
-)
 if TYPE_CHECKING:
-    RunConfig = _Run
+
+    class RunConfig(_Run):
+        """See below: pydantic makes it from the options table, which type checkers can't follow."""
+
+else:
+    RunConfig = pydantic.create_model(
+        "RunConfig",
+        __base__=_Run,
+        __doc__="""A run as a value: everything that changes its numbers, and nothing that doesn't. Immutable.
+
+        `RunConfig(schedule="growing-batch", dataset="digits", parameters={"shape": "exponential"})`; the fields are the
+        options of `bsexp run` that belong to the run id. Fields left out get the defaults of data set, model and schedule.
+        Raises UsageError for a wrong value.""",
+        schedule=(str, ...),
+        parameters=(dict[str, Any], Field(default_factory=dict)),
+        data_fingerprint=(str, ""),
+        **_fields(),
+    )
 
 
 def complete(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,11 +232,15 @@ def _fill(values: dict[str, Any]) -> None:
     fill("lr", 0.001 if optimizer == "adamw" else dataset.lr)
     fill("reference_batch", dataset.batch_size if large else values["batch_size"])
     fill("augment", bool(dataset.crop or dataset.mirror))
+    if values.get("micro_batch") == "auto":
+        values["micro_batch"] = None
     if values.get("norm") is None and model.norm:
         values["norm"] = model.norm
         fill("ghost_batch", model.ghost_batch)
     fill("ghost_batch", GHOST_FREE)
-    if strategy is not None:
+    if strategy is None:
+        fill("momentum", 0.9)
+    else:
         fill("lr_scaling", strategy.lr_scaling)
         scaling_rule(values["lr_scaling"], optimizer)
         if cycles_momentum(strategy.name, values["parameters"]):

@@ -144,7 +144,7 @@ class Meter:
     def move(self, done: float, text: str | None = None) -> None:
         """Now `done` units are done; `text` says what is going on (None: what it was)."""
         if self._bar:
-            shown = {} if text is None else {"text": text}
+            shown: dict[str, Any] = {} if text is None else {"text": text}
             self._bar.update(self._task, completed=done, left=self.time_left(done), **shown)
 
     def line(self, text: str) -> None:

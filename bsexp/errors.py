@@ -34,7 +34,7 @@ class UsageError(BsexpError):
     exit_code = 2
 
 
-class RunsFailed(BsexpError):
+class RunsFailed(BsexpError):  # noqa: N818
     """A run or a sweep ended with failed runs."""
 
     exit_code = 3
@@ -58,7 +58,7 @@ class SetupError(BsexpError):
     exit_code = 6
 
 
-class MemoryExhausted(BsexpError):
+class MemoryExhausted(BsexpError):  # noqa: N818
     """Out of memory although micro-batches of one sample were tried."""
 
     exit_code = 7

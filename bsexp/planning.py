@@ -5,6 +5,7 @@ The one rule: everything that a run could be refused for is found here, before a
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from bsexp import catalog
 from bsexp.config import RunConfig
@@ -73,7 +74,7 @@ def micro_batch_sizes(batch_size: int, config: RunConfig) -> list[int]:
     units = -(-batch_size // unit)
     parts = -(-units // (limit // unit))
     edges = [min(batch_size, unit * (units * k // parts)) for k in range(parts + 1)]
-    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+    return [end - start for start, end in pairwise(edges)]
 
 
 def _check_statistics(config: RunConfig, sizes: set[int]) -> None:

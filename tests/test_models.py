@@ -12,8 +12,18 @@ from bsexp.catalog import MODELS
 from bsexp.errors import SetupError, UsageError
 from bsexp.models import BUILDERS, build_model, count_parameters, is_factory, needs_two
 from bsexp.models.layers import GhostBatchNorm
+from bsexp.models.resnet import PaddedShortcut, PreActivationBlock
 
 SMALL = ("mlp", "cnn", "cnn-small", "lenet")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():  # type: ignore[no-untyped-def]
+    """Small tensors gain nothing from threads, which wait for each other where tests run side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def build(name: str, shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10, **rest: object) -> nn.Module:
@@ -99,6 +109,25 @@ def test_weights_are_the_same_whatever_norm_and_dropout(name: str) -> None:
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     other = weights(build(name, seed=4))
     assert not any(torch.equal(other[key], expected[key]) for key in expected)
+
+
+def test_weights_of_one_shape_differ_by_name() -> None:
+    first, second = (weights(build("resnet20"))[f"stages.{block}.conv1.weight"] for block in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_wide_shortcut_reads_the_activated_input_where_channels_change_and_the_plain_one_elsewhere() -> None:
+    negative = -torch.ones(1, 2, 3, 3)  # nothing is left of it by ReLU
+    changed = PreActivationBlock(2, 4, 1, lambda _: nn.Identity())
+    assert torch.equal(changed(negative), torch.zeros(1, 4, 3, 3))
+    same = PreActivationBlock(2, 2, 1, lambda _: nn.Identity())
+    assert torch.equal(same(negative), negative)
+
+
+def test_padded_shortcut_keeps_every_second_pixel_and_adds_channels_of_zeros() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    kept = PaddedShortcut(1, 2, 2)(image)
+    assert torch.equal(kept, torch.tensor([[[[0.0, 2.0], [8.0, 10.0]], [[0.0, 0.0], [0.0, 0.0]]]]))
 
 
 @pytest.mark.parametrize("name", BUILDERS)

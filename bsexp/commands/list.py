@@ -73,7 +73,8 @@ def _datasets() -> list[dict[str, Any]]:
             "name": dataset.name,
             "summary": dataset.summary
             + (f", {dataset.num_train:,} + {dataset.num_test:,} images" if dataset.num_test else "")
-            + f"; starts from {dataset.model}, batch {dataset.batch_size}, lr {dataset.lr:g}, {dataset.epochs:g} epochs. {dataset.source}",
+            + f"; starts from {dataset.model}, batch {dataset.batch_size}, lr {dataset.lr:g}, "
+            + f"{dataset.epochs:g} epochs. {dataset.source}",
             "parameters": [],
         }
         for dataset in (*DATASETS.values(), OWN_DATASET)

@@ -52,7 +52,7 @@ def planned_run(schedule: str, values: dict[str, Any], settings: list[str], num_
     seed = options.pop("seed", 0)
     parameters = parameters_of(schedule, settings)
     arm = {**options, "schedule": schedule, "parameters": parameters}
-    config: RunConfig = build_config(arm, seed) if num_train is None else RunConfig(**arm, seed=seed)
+    config: RunConfig = build_config(arm, seed) if num_train is None else RunConfig(**{**arm, "seed": seed})
     return PlannedRun(config.schedule, config, plan_run(config, num_train or num_trained(config)))
 
 

@@ -15,7 +15,7 @@ from bsexp.data.splits import generator
 class Picks(NamedTuple):
     """The next samples: positions in the training split, crop offsets (rows, columns) and mirroring, each (n,)."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name; nobody calls it here
     top: Tensor
     left: Tensor
     mirrored: Tensor

@@ -234,7 +234,7 @@ class Training:
         )
 
     def _test(self) -> dict[str, float]:
-        measured = {}
+        measured: dict[str, float] = {}
         models = [("", self._model)] + ([("_ema", self._averaged.model)] if self._averaged else [])
         for suffix, model in models:
             score, predictions = predict(model, self._batches, self._data.test)

@@ -44,7 +44,8 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
         return None
     evals = evals.sort_values(["seed", "config_hash", "step"], kind="stable")
     arms = [label for label in group.labels if (evals["label"] == label).any()]
-    own = {label: evals[evals["label"] == label] for label in arms}
+    columns = [*(clock for clock, _ in CLOCKS), *names]
+    own = {label: _runs(evals[evals["label"] == label], columns) for label in arms}
     with style():
         height = max(3.3, 0.4 + 0.17 * len(arms))
         figure = Figure(figsize=(16, 2 * height + 0.9))
@@ -53,7 +54,8 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
         figure.subplots_adjust(left=0.048, right=0.995, top=top, bottom=0.075, wspace=0.13, hspace=0.26)
         for row, name in enumerate(names):
             for column, (clock, title) in enumerate(CLOCKS):
-                drawn = [_curve(label, own[label], clock, name, 100.0 if row else 1.0) for label in arms]
+                scales = np.array([1.0, 100.0 if row else 1.0])
+                drawn = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]
                 _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
                 grid[row, column].set_xlabel(title.format(_epoch(evals)))
             grid[row, 0].set_title(_panel_title(group, row, averaged))
@@ -72,16 +74,18 @@ def _epoch(frame: pd.DataFrame) -> str:
     return f" of {sizes.iloc[-1]:,.0f}" if len(sizes) and sizes.nunique() == 1 else ""
 
 
-def _curve(label: str, evals: pd.DataFrame, clock: str, name: str, scale: float) -> Curve | None:
-    runs = [run[[clock, name]].to_numpy(dtype=float) for _, run in evals.groupby("config_hash", sort=False)]
+def _runs(evals: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """The runs of one arm on their common evaluation points: (seeds, points, columns). `evals` is sorted by run."""
+    codes = pd.factorize(evals["config_hash"])[0]
+    runs = np.split(evals[columns].to_numpy(dtype=float), np.flatnonzero(np.diff(codes)) + 1)
     points = min(len(run) for run in runs)
-    values = np.stack([run[:points] for run in runs])
+    return np.stack([run[:points] for run in runs])
+
+
+def _curve(label: str, values: np.ndarray) -> Curve | None:
     # A value that one seed lacks has no mean over the same seeds.
     values = values[:, np.isfinite(values).all(axis=(0, 2))]
-    if not values.shape[1]:
-        return None
-    values[:, :, 1] *= scale
-    return Curve(label, values[:, :, 0].mean(axis=0), values)
+    return Curve(label, values[:, :, 0].mean(axis=0), values) if values.shape[1] else None
 
 
 def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> None:
@@ -89,6 +93,7 @@ def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> No
         return
     _limits(axes, drawn, clock)
     total = sum(len(curve.values) for curve in drawn)
+    shade = min(0.15, 0.9 / len(drawn))
     alpha = min(0.45, max(0.05, 8 / total))
     ends = []
     for curve in drawn:
@@ -99,7 +104,7 @@ def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> No
             # Hundreds of lines as vectors make a file that no browser likes.
             lines.set_rasterized(total > VECTORS)
             axes.add_collection(lines, autolim=False)
-            axes.fill_between(curve.x, low, high, color=looks.color, alpha=0.15, linewidth=0, zorder=3)
+            axes.fill_between(curve.x, low, high, color=looks.color, alpha=shade, linewidth=0, zorder=3)
         axes.plot(curve.x, mean, color=looks.color, linestyle=looks.dashes, linewidth=1.9, zorder=4)
         ends.append(End(float(curve.x[-1]), float(mean[-1]), curve.label, looks))
     label_ends(axes, ends)

@@ -157,7 +157,8 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     ]
     sizes = [text.get_window_extent(renderer) for text in texts]
     scale = renderer.points_to_pixels(1.0)
-    reach = 16 * scale
+    # A leader shows the dashes that tell apart arms of one colour.
+    reach = (16 if all(end.look.dashes[1] is None for end in ends) else 30) * scale
     _make_room(axes, [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)])
     spots = axes.transData.transform([(end.x, end.y) for end in ends])
     box = axes.bbox
@@ -177,7 +178,18 @@ def _write(axes: Axes, text, end: End, spot, place: tuple[float, float], scale: 
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     elbow = [(spot[0] + 2 * scale, min(max(spot[1], axes.bbox.y0), axes.bbox.y1)), (place[0] - 3 * scale, place[1])]
     xs, ys = back.transform(elbow).T
-    axes.plot(xs, ys, color=end.look.color, linewidth=0.8, alpha=0.75, zorder=5, clip_on=False, solid_capstyle="round")
+    width = 0.8 if end.look.dashes[1] is None else 1.4
+    axes.plot(
+        xs,
+        ys,
+        color=end.look.color,
+        linestyle=end.look.dashes,
+        linewidth=width,
+        alpha=0.75,
+        zorder=5,
+        clip_on=False,
+        solid_capstyle="round",
+    )
 
 
 def _clusters(spots: Sequence[float], widths: Sequence[float], reach: float) -> list[list[int]]:
@@ -209,6 +221,7 @@ def _make_room(axes: Axes, needs: Sequence[tuple[float, float]]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xlim(low, back(start + length / share))
     axes.spines["bottom"].set_bounds(low, high)
+    axes.xaxis.label.set_x(share / 2)
     for side in ("x", "y"):
         axes.grid(False, axis=side)
     _grid(axes, ticks, share)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bsexp.analysis.paired import Estimate, mean_interval
@@ -49,10 +50,12 @@ def final(group: Group) -> Figure | None:
         height = row * len(labels) + 1.25
         figure = Figure(figsize=(14, height))
         grid = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(left=0.165, right=0.885, top=1 - 0.5 / height, bottom=0.62 / height, wspace=0.38)
+        left = 0.02 + _widest(figure, [short(label) for label in labels])
+        figure.subplots_adjust(left=left, right=0.885, top=1 - 0.5 / height, bottom=0.62 / height, wspace=0.38)
+        cut = False
         for axes, (name, title, scale, digits) in zip(grid, PANELS, strict=True):
             axes.set_title(title)
-            _limits(axes, group, name, scale)
+            cut |= _limits(axes, group, name, scale)
             for place, label in enumerate(labels):
                 if place % 2 == 0:
                     axes.axhspan(place - 0.5, place + 0.5, color="#F6F6F6", linewidth=0, zorder=0)
@@ -63,17 +66,29 @@ def final(group: Group) -> Figure | None:
             axes.set_yticks(range(len(labels)), [""] * len(labels))
             axes.set_ylim(len(labels) - 0.5, -0.5)
         _names(grid[0], group)
-        figure.text(0.165, 0.12 / height, _key(group, averaged), color=FAINT, fontsize=9, va="bottom")
+        figure.text(left, 0.12 / height, _key(group, averaged, cut), color=FAINT, fontsize=9, va="bottom")
         return figure
 
 
-def _key(group: Group, averaged: bool) -> str:
+def _widest(figure: Figure, names: list[str]) -> float:
+    """The room that the arms' names need left of the panels, as a share of the figure's width."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    widths = []
+    for name in [*names, "2 of 6 ran out of memory"]:
+        text = figure.text(0, 0, name, weight="bold", fontsize=10.5)
+        widths.append(text.get_window_extent(renderer).width / figure.bbox.width)
+        text.remove()
+    return max(widths)
+
+
+def _key(group: Group, averaged: bool, cut: bool) -> str:
     counts = group.finished.groupby("label").size()
     if counts.max() < 2:
         text = "One run per arm: there is no interval."
     else:
         text = "Dots: seeds. Bars: mean and its 95 % t-interval over seeds."
-    return text + (" Hollow: averaged weights." if averaged else "")
+    text += " Hollow: averaged weights." if averaged else ""
+    return text + (" A bar that reaches the panel's edge goes on beyond it." if cut else "")
 
 
 def _names(axes: Axes, group: Group) -> None:
@@ -94,8 +109,8 @@ def _values(group: Group, label: str, name: str, scale: float) -> dict[int, floa
     return {seed: value * scale for seed, value in by_seed(group, label, name).items() if np.isfinite(value)}
 
 
-def _limits(axes: Axes, group: Group, name: str, scale: float) -> None:
-    """Room for all seeds and intervals; an interval of few seeds may be cut at three times the spread of the dots."""
+def _limits(axes: Axes, group: Group, name: str, scale: float) -> bool:
+    """Room for all seeds and intervals, up to three times the spread of the dots; whether an interval was cut."""
     low, high, edges = np.inf, -np.inf, []
     for label in group.labels:
         for outcome in (name, f"{name}_ema"):
@@ -106,12 +121,15 @@ def _limits(axes: Axes, group: Group, name: str, scale: float) -> None:
     if not np.isfinite(low):
         axes.set_xlim(0, 1)
         axes.set_xticks([])
-        return
+        return False
     width = high - low or max(abs(high), 1.0) * 0.02
-    low = max(min([low, *(edge for edge in edges if edge is not None)]), low - width)
-    high = min(max([high, *(edge for edge in edges if edge is not None)]), high + width)
+    ends = [low, high, *(edge for edge in edges if edge is not None)]
+    cut = min(ends) < low - width or max(ends) > high + width
+    low, high = max(min(ends), low - width), min(max(ends), high + width)
     pad = 0.04 * (high - low) or width
-    axes.set_xlim(low - pad, high + pad)
+    # A cut bar runs through to the very edge, so that it is seen to be cut.
+    axes.set_xlim(low if cut else low - pad, high if cut else high + pad)
+    return cut
 
 
 def _arm(

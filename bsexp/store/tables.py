@@ -101,6 +101,7 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
     import pandas
 
     summaries: list[dict[str, Any]] = []
+    configs: list[dict[str, Any]] = []
     evals: list[pandas.DataFrame] = []
     steps: list[pandas.DataFrame] = []
     environments: dict[str, dict[str, Any]] = {}
@@ -110,8 +111,11 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
             if summary is None:
                 continue
             key = {name: summary[name] for name in ("arm", "seed", "lr", "config_hash")}
-            val_fraction = read_json(folder.config)["config"]["val_fraction"]
-            parts = [read_csv(folder.evals, eval_columns(val_fraction)), read_csv(folder.steps, columns(StepRow))]
+            config = read_json(folder.config)["config"]
+            parts = [
+                read_csv(folder.evals, eval_columns(config["val_fraction"])),
+                read_csv(folder.steps, columns(StepRow)),
+            ]
             environment = read_json(folder.environment)
         except BsexpError as error:
             if skipped is None:
@@ -119,9 +123,12 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
             skipped(error)
             continue
         summaries.append(summary)
+        configs.append(config)
         evals.append(parts[0].assign(**key))
         steps.append(parts[1].assign(**{name: key[name] for name in STEP_KEY}))
         environments.setdefault(json.dumps(environment, sort_keys=True), environment)
+    for k, label in enumerate(_labels(summaries, configs)):
+        summaries[k]["arm"] = evals[k]["arm"] = steps[k]["arm"] = label
     runs = pandas.DataFrame(summaries, columns=list(SUMMARY_COLUMNS))
     numbers = [name for name in SUMMARY_COLUMNS if name not in TEXTS]
     runs[numbers] = runs[numbers].apply(pandas.to_numeric)
@@ -129,6 +136,27 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
     return _Frames(
         runs, _joined(evals, EVAL_KEY, EvalRow), _joined(steps, STEP_KEY, StepRow), list(environments.values())
     )
+
+
+def _labels(summaries: list[dict[str, Any]], configs: list[dict[str, Any]]) -> list[str]:
+    """Each run's arm; runs of one arm that differ in more than their seed get what sets them apart behind its name.
+
+    Under `runs` everything collects, and averages over different settings would mean nothing.
+    """
+    settings: dict[str, list[dict[str, Any]]] = {}
+    flat = [
+        {**{k: v for k, v in config.items() if k not in ("seed", "parameters")}, **config["parameters"]}
+        for config in configs
+    ]
+    for summary, values in zip(summaries, flat, strict=True):
+        settings.setdefault(summary["arm"], []).append(values)
+    labels = []
+    for summary, values in zip(summaries, flat, strict=True):
+        others = settings[summary["arm"]]
+        apart = [key for key in values if any(other.get(key) != values[key] for other in others)]
+        shown = ", ".join(f"{key}={values[key]}" for key in apart if key not in ("dataset", "model"))
+        labels.append(f"{summary['arm']} ({shown})" if shown else summary["arm"])
+    return labels
 
 
 EVAL_KEY = ("arm", "seed", "lr", "config_hash")

@@ -19,7 +19,8 @@ from bsexp.sweep.tasks import Execution, Task
 ATTEMPTS = 3
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True)
+class Event:
     """What happened to task number `index`: `content` is the share done, a summary, or the reason of a failure."""
 
     kind: Literal["started", "progress", "done", "failed"]

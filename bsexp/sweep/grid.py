@@ -78,8 +78,8 @@ def _remember(function: Callable[[str], Any]) -> Callable[[str], Any]:
     return remembered
 
 
-_fingerprints = _remember(lambda name: sources.fingerprint(catalog.find_dataset(name) and name))
-_counts = _remember(lambda name: sources.count_train(name))
+_fingerprints = _remember(sources.fingerprint)
+_counts = _remember(sources.count_train)
 
 
 def arm_definition(settings: dict[str, Any], tuned: bool) -> dict[str, Any]:
