@@ -94,8 +94,8 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     if asked.tune:
         arms = {arm: asked.arms[arm] for arm in tuned}
         check_size(len(arms) * len(asked.tune.lr) * len(asked.tune.seeds), asked.execution)
-        rates = list(asked.tune.lr)
-        trials = plan_runs(arms, asked.tune.seeds, lambda arm: rates)
+        grid = list(asked.tune.lr)
+        trials = plan_runs(arms, asked.tune.seeds, lambda arm: grid)
     check_size(len(asked.arms) * len(asked.seeds), asked.execution)
     runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)

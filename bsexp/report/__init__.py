@@ -39,6 +39,40 @@ class Report:
 
         return {"arms": records(self.arms), "differences": records(self.differences), "notes": list(self.notes)}
 
+    def terminal_table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Column names and rows for a terminal: an arm a row, means with the half-width of their 95 % t-interval."""
+        names = (
+            "arm",
+            "lr",
+            "updates",
+            "seeds",
+            "test accuracy %",
+            "test loss",
+            "averaged: accuracy %",
+            "not finished",
+        )
+        rows = []
+        for arm in self.arms.to_dict("records"):
+            missing = int(arm["num_seeds"] - arm["finished"])
+            cells = [str(arm["arm"]), _short(arm["lr"], "g"), _short(arm["updates"], ",.0f"), f"{arm['finished']:.0f}"]
+            cells += [_spread(arm, "test_accuracy", 100, 2), _spread(arm, "test_loss", 1, 4)]
+            cells += [_spread(arm, "test_accuracy_ema", 100, 2), str(missing) if missing else ""]
+            rows.append(cells)
+        return names, rows
+
+
+def _short(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) and value == value else "-"
+
+
+def _spread(arm: dict[Any, Any], name: str, scale: float, digits: int) -> str:
+    """mean ± half-width; the mean alone where one seed gives no interval."""
+    mean, high = arm[name], arm[f"{name}_high"]
+    if mean is None or mean != mean:
+        return "-"
+    text = f"{mean * scale:.{digits}f}"
+    return text if high is None or high != high else f"{text} ± {(high - mean) * scale:.{digits}f}"
+
 
 def write_report(results: "Results", folder: Path) -> Report:
     """Write report.md, report.html, arms.csv, differences.csv and the figures (PNG, SVG) into `folder`.
@@ -104,3 +138,32 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         raise StoreError(
             "report", f"{path}: {error.strerror or error}", "make room or choose a writable --out"
         ) from None
+
+
+def draw_plan(rows: list[dict[str, Any]], name: str, num_train: int, file: Path) -> None:
+    """Draw planned updates (as `simulate` yields them, with noise_scale) like the schedules of a report, into `file`.
+
+    The ending chooses PNG, SVG or PDF. Raises StoreError where it can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    from bsexp.store.files import usable
+
+    epochs = [row["samples"] / num_train for row in rows]
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
+    titles = (("batch_size", "batch size, samples"), ("lr", "learning rate"), ("noise_scale", "noise scale g"))
+    for axes, (key, title) in zip(panels, titles, strict=True):
+        values = [row[key] for row in rows]
+        if any(value is None for value in values):
+            axes.text(0.5, 0.5, "defined for SGD only", ha="center", va="center", transform=axes.transAxes)
+        else:
+            axes.step(epochs, values, where="post", color="#0072B2")
+            if min(values) > 0 and max(values) > 4 * min(values):
+                axes.set_yscale("log", base=2 if key == "batch_size" else 10)
+        axes.set_ylabel(title)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_title(name, loc="left")
+    panels[-1].set_xlabel(f"epochs of {num_train:,} samples")
+    with usable(file):
+        figure.savefig(file, dpi=150)

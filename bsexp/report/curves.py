@@ -52,7 +52,7 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
         grid = figure.subplots(2, 3)
         top = 1 - 0.45 / (2 * height + 0.9)
         figure.subplots_adjust(left=0.048, right=0.995, top=top, bottom=0.075, wspace=0.13, hspace=0.26)
-        for row, name in enumerate(names):
+        for row in range(len(names)):
             for column, (clock, title) in enumerate(CLOCKS):
                 scales = np.array([1.0, 100.0 if row else 1.0])
                 drawn = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]

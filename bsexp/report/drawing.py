@@ -25,7 +25,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from bsexp.report.palette import FAINT, INK, Look
 
-DPI = 150
+DPI = 100
 LABEL_SIZE = 9.5
 LONGEST = 28
 
@@ -67,7 +67,7 @@ def style() -> Iterator[None]:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG at 150 dpi, without date or program version."""
+    """The figure as PNG at 100 dpi, without date or program version."""
     buffer = io.BytesIO()
     with style():
         FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=DPI, metadata={"Software": None})

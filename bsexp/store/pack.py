@@ -66,8 +66,8 @@ def _write_predictions(place: Experiment) -> None:
     # Image by image, the runs side by side: they mostly agree, and so compress well.
     stacked = {which: numpy.stack(column, axis=1) for which, column in columns.items() if len(column) == len(hashes)}
     content = io.BytesIO()
-    arrays: dict[str, Any] = {"config_hash": numpy.array(hashes), **stacked}
-    numpy.savez_compressed(content, **arrays)
+    packed: dict[str, Any] = {"config_hash": numpy.array(hashes), **stacked}
+    numpy.savez_compressed(content, **packed)
     write_bytes(place.predictions, content.getvalue())
 
 
