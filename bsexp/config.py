@@ -177,7 +177,8 @@ else:
         __doc__="""A run as a value: everything that changes its numbers, and nothing that doesn't. Immutable.
 
         `RunConfig(schedule="growing-batch", dataset="digits", parameters={"shape": "exponential"})`; the fields are the
-        options of `bsexp run` that belong to the run id. Fields left out get the defaults of data set, model and schedule.
+        options of `bsexp run` that belong to the run id. Fields left out get the defaults of data set, model and
+        schedule.
         Raises UsageError for a wrong value.""",
         schedule=(str, ...),
         parameters=(dict[str, Any], Field(default_factory=dict)),

@@ -257,3 +257,9 @@ def readme_table() -> str:
         meaning = option.help + (f" ({', '.join(option.choices)})" if option.choices else "")
         lines.append(f"| {flag} | {option.shown_default} | {meaning} | {', '.join(option.commands)} |")
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(readme_table())

@@ -56,14 +56,30 @@ def empty(planned: int = 6) -> Results:
 
 def _run(arm: str, seed: int, accuracy: float, state: str) -> dict[str, Any]:
     run: dict[str, Any] = {
-        **{"experiment": "made", "arm": arm, "schedule": arm, "dataset": "digits", "model": "mlp", "seed": seed},
-        **{"lr": 0.1, "batch_size": BATCHES.get(arm, (10, 10))[0], "max_batch": 40, "epochs": 4.0, "status": state},
-        **{"updates": UPDATES.get(arm, 40), "samples": 400, "train_seconds": 1.0 + seed, "eval_seconds": 0.5},
-        **{"wall_seconds": 2.0, "device": "cpu", "config_hash": f"{arm}-{seed}", "reason": ""},
+        "experiment": "made",
+        "arm": arm,
+        "schedule": arm,
+        "dataset": "digits",
+        "model": "mlp",
+        "seed": seed,
+        "lr": 0.1,
+        "batch_size": BATCHES.get(arm, (10, 10))[0],
+        "max_batch": 40,
+        "epochs": 4.0,
+        "status": state,
+        "updates": UPDATES.get(arm, 40),
+        "samples": 400,
+        "train_seconds": 1.0 + seed,
+        "eval_seconds": 0.5,
+        "wall_seconds": 2.0,
+        "device": "cpu",
+        "config_hash": f"{arm}-{seed}",
+        "reason": "",
     }
     if state == "finished":
         run |= {"val_accuracy": accuracy, "val_loss": 1 - accuracy, "test_accuracy": accuracy}
         run |= {"test_loss": 1 - accuracy, "test_accuracy_ema": accuracy + 0.01, "test_loss_ema": 0.99 - accuracy}
+        run |= {"val_accuracy_ema": accuracy + 0.01, "val_loss_ema": 0.99 - accuracy}
         run |= {"train_accuracy": accuracy + 0.05, "generalization_gap": 0.05, "num_parameters": 1000}
     return run
 

@@ -26,7 +26,7 @@ def written(made: Results, folder: Path) -> tuple[str, str]:
 def row(markdown_text: str, title: str, name: str) -> dict[str, str]:
     """A row of the Markdown table under a heading, by its first cell."""
     section = markdown_text.split(title, 1)[1]
-    lines = [line for line in section.split("\n\n|", 1)[1].split("\n\n", 1)[0].split("\n")]
+    lines = section.split("\n\n|", 1)[1].split("\n\n", 1)[0].split("\n")
     cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
     return next(dict(zip(cells[0], line, strict=True)) for line in cells[2:] if line[0] == name)
 

@@ -224,7 +224,7 @@ def _listed(group: Group, accuracy: str, loss: str) -> str:
         share, nats = outcome(done, accuracy), outcome(done, loss)
         told = [numbers.percent(share.mean)] if share else []
         told += [f"loss {numbers.loss(nats.mean)}"] if nats else []
-        parts.append(f"{label} {', '.join(told)}" if told else f"{label} no finished run")
+        parts.append(f"{label} {', '.join(told) or ('not measured' if len(done) else 'no finished run')}")
     return "; ".join(parts) + "."
 
 
