@@ -141,9 +141,8 @@ def test_every_command_takes_its_options_from_the_table() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():
         expected = {option.name for option in options_of(name)}
-        got = {parameter.name for parameter in command.params if parameter.name in OPTIONS}
-        assert got == expected
+        options = [p for p in command.params if p.param_type_name == "option" and p.name in OPTIONS]
+        assert {option.name for option in options} == expected
         assert command.help
-        for parameter in command.params:
-            if parameter.name in OPTIONS:
-                assert parameter.envvar == f"BSEXP_{parameter.name.upper()}"
+        for option in options:
+            assert option.envvar == f"BSEXP_{option.name.upper()}"

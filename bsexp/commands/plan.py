@@ -140,9 +140,8 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     talk.table(("arm", "schedule", "lr", "batch size", "updates", "samples", "seeds"), rows)
     for note in asked.notes:
         talk.note(f"note: {note}")
-    talk.result(
-        f"{len(runs)} runs and {len(trials)} tuning runs, {sum(run.plan.total_samples for run in trials + runs):,} samples"
-    )
+    samples = sum(run.plan.total_samples for run in trials + runs)
+    talk.result(f"{len(runs)} runs and {len(trials)} tuning runs, {samples:,} samples")
     time = "unknown until a run has finished" if estimate is None else f"about {duration(estimate)}"
     talk.result(f"time: {time} with {workers} workers ({basis}); disk: about {size / 1e6:.0f} MB")
     return 0
@@ -155,7 +154,7 @@ def _num_test(run: PlannedRun) -> int:
 
 
 def _seconds(planned: list[PlannedRun], place: Place, workers: int) -> tuple[float | None, str]:
-    """Seconds for all of `planned` with `workers`, and what the estimate rests on: finished runs where there are some."""
+    """Seconds for all of `planned` with `workers`, and what that rests on: finished runs where there are some."""
     costs: dict[str, list[float]] = {}
     measured: dict[str, list[float]] = {}
     for run in planned:

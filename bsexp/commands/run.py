@@ -65,8 +65,9 @@ def describe(run: PlannedRun) -> str:
         else f"{plan.first_batch} to {plan.largest_batch}"
     )
     return (
-        f"{config.schedule} on {config.dataset} with {config.model}, seed {config.seed}: {plan.total_samples:,} samples "
-        f"({config.epochs:g} epochs of {plan.num_train:,}) in {plan.updates:,} updates, batch {batches}, lr {config.lr:g}"
+        f"{config.schedule} on {config.dataset} with {config.model}, seed {config.seed}: "
+        f"{plan.total_samples:,} samples ({config.epochs:g} epochs of {plan.num_train:,}) in {plan.updates:,} updates, "
+        f"batch {batches}, lr {config.lr:g}"
     )
 
 

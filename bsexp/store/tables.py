@@ -185,7 +185,7 @@ def _packed(experiment: Experiment) -> _Frames:
 
 
 def read_csv(path: Path, names: tuple[str, ...]) -> "pandas.DataFrame":
-    """A CSV of numbers with exactly the columns `names` and a growing `step`; StoreError with file and line otherwise."""
+    """A CSV of numbers with exactly the columns `names` and a growing `step`; else StoreError with file and line."""
     import pandas
 
     cure = "restore the file, delete the run's folder, or use --skip-bad"
