@@ -13,6 +13,10 @@ from tests.conftest import ROOT, Bsexp
 QUICK = ("--epochs", "0.5", "--train-size", "200", "--evals", "2", "--threads", "1")
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
 def one_line(text: str) -> str:
     lines = text.strip().splitlines()
     assert len(lines) == 1, text
@@ -46,7 +50,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["run", "nosuch_module:factory"], "no such module"),
     (["sweep", "nosuch.toml"], "no such file"),
     (["sweep", "--seeds", "0-10000"], "--yes"),
-    (["sweep", "--schedule", "fixed-small", "--set", "factor=4", "--set", "nosuch=1"], "nosuch"),
+    (["sweep", "--schedule", "fixed-small", "--set", "factor=4", "--set", "nosuch=1"], "none of the schedules"),
     (["sweep", "--seeds", "5-2"], "smaller to the larger"),
     (["list", "schedule"], "did you mean 'schedules'?"),
     (["plan", "fixed-small", "--num-train", "10"], "num_train // 2"),
@@ -74,7 +78,7 @@ TOML: list[tuple[bytes, str]] = [
     (b'[arms.a]\nschedule = "fixed-small"\n[run]\nbatch_size = true\n', "run.batch_size: True"),
     (
         b'[arms.a]\nschedule = "fixed-smal"\n',
-        "arms.a: schedule: unknown name 'fixed-smal'; did you mean 'fixed-small'?",
+        "arms.a: schedule: unknown name 'fixed-smal'; did you mean 'fixed-small'",
     ),
     (
         b'[arms.a]\nschedule = "lr-decay"\nmilestons = [0.5]\n',
@@ -148,12 +152,12 @@ def test_a_run_leaves_the_named_files_and_the_exact_budget(bsexp: Bsexp, tmp_pat
     folder = tmp_path / document["run_dir"]
     names = {"config.json", "environment.json", "steps.csv", "evals.csv", "summary.json", "test_predictions.npz"}
     assert {path.name for path in folder.iterdir()} == names
-    rows = list(csv.DictReader((folder / "steps.csv").open()))
+    rows = table(folder / "steps.csv")
     assert rows[-1]["samples"] == "100"
     sizes = [int(row["batch_size"]) for row in rows]
     assert sizes[0] == 16
-    assert max(sizes) > 25
-    evals = list(csv.DictReader((folder / "evals.csv").open()))
+    assert max(sizes) == 24
+    evals = table(folder / "evals.csv")
     assert evals[0]["samples"] == "0"
     assert evals[-1]["samples"] == "100"
     assert str(tmp_path) not in "".join(path.read_text() for path in folder.glob("*.json"))
@@ -269,6 +273,6 @@ def test_the_readmes_own_module_trains(bsexp: Bsexp, tmp_path: Path) -> None:
     result = bsexp(*command.split()[1:], "--threads", "1", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    rows = list(csv.DictReader((tmp_path / document["run_dir"] / "steps.csv").open()))
+    rows = table(tmp_path / document["run_dir"] / "steps.csv")
     assert (rows[0]["batch_size"], rows[-1]["samples"]) == ("16", "900")
     assert "32" in {row["batch_size"] for row in rows}

@@ -122,7 +122,7 @@ def _arms_from_options(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
                     dict(item.split("=", 1) for item in texts if "=" in item)
                 )
             }
-            keys = {key: text for key, text in keys.items() if key in known or len(names) == 1}
+            keys = {key: text for key, text in keys.items() if key in known}
         known_to_some |= set(keys)
         arms[name] = {"schedule": name, **parameters_of(name, list(keys.values()))}
     for text in texts:
