@@ -182,6 +182,9 @@ def _failed(error: BaseException, debug: bool) -> int:
         return error.exit_code
     if isinstance(error, SystemExit | typer.Exit):
         code = getattr(error, "exit_code", getattr(error, "code", 0))
+        if code == 130:
+            # Typer turns Ctrl-C into this.
+            error_line("interrupted; run the same command again to go on")
         return code if isinstance(code, int) else 1
     if isinstance(error, typer.Abort):
         error_line("interrupted; run the same command again to go on")

@@ -58,6 +58,31 @@ def test_a_curve_is_the_mean_over_seeds_and_each_seed_is_there() -> None:
     assert sorted(path.vertices[-1][1] for path in seeds.get_paths()) == pytest.approx([80, 82, 84])
 
 
+def test_a_logarithmic_axis_of_updates_begins_with_the_first_evaluation_after_an_update() -> None:
+    # 40 and 8 updates: a ratio of 5. The row before the first update has no place on the axis.
+    made = results()
+    large = made.evals["arm"] == "large"
+    made.evals.loc[large, "step"] = made.evals.loc[large, "step"] * 8 // 10
+    axes = draw(group(evals=made.evals))["curves"].axes[4]
+    assert axes.get_xscale() == "log"
+    assert all(min(line.get_xdata()) > 0 for line in axes.lines)
+    paths = [path for lines in axes.collections if isinstance(lines, LineCollection) for path in lines.get_paths()]
+    seeds = [path for path in paths if len(path.vertices) > 2]
+    assert len(seeds) == 9
+    assert all(path.vertices[:, 0].min() > 0 for path in seeds)
+
+
+def test_axis_names_stand_under_the_data_and_seeds_end_before_the_names() -> None:
+    made = results()
+    slow = made.evals["seed"] == 2
+    made.evals.loc[slow, "train_seconds"] *= 3
+    axes = draw(group(evals=made.evals))["curves"].axes[2]
+    low, high = axes.spines["bottom"].get_bounds()
+    assert high == pytest.approx(3.0)
+    share = (high - low) / (axes.get_xlim()[1] - low)
+    assert axes.xaxis.label.get_position()[0] == pytest.approx(share / 2)
+
+
 def test_rows_of_seeds_that_ended_at_different_lengths_are_cut_to_the_common_ones() -> None:
     made = results()
     short = made.evals.drop(made.evals[(made.evals["config_hash"] == "small-0") & (made.evals["epoch"] == 4)].index)

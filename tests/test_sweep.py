@@ -20,13 +20,13 @@ TINY = """
 name = "tiny"
 question = "Does it work?"
 [run]
-epochs = 0.5
+epochs = 4
 train_size = 200
 label_noise = 0.2
 evals = 3
 seeds = "0-1"
 [tune]
-lr = [0.02, 0.05]
+lr = [0.05, 0.1]
 seeds = "7"
 [arms.steady]
 schedule = "fixed-small"
@@ -35,7 +35,7 @@ dropout = 0.2
 schedule = "growing-batch"
 [arms.own-rate]
 schedule = "lr-decay"
-lr = 0.03
+lr = 0.07
 """
 
 
@@ -69,8 +69,8 @@ def test_any_number_of_workers_gives_the_same_files_and_a_second_call_makes_noth
         assert result.returncode == 0, result.stderr
         document = json.loads(result.stdout)
         assert (document["planned"], document["finished"], document["failed"]) == (6, 6, 0)
-        # Two tuned arms at two rates on one seed, and six runs, of 100 samples each.
-        assert document["samples_trained"] == 1000
+        # Two tuned arms at two rates on one seed, and six runs, of 800 samples each.
+        assert document["samples_trained"] == 8000
     one, two = contents(tiny / "out1" / "tiny"), contents(tiny / "out2" / "tiny")
     assert len([name for name in one if name.endswith("summary.json")]) == 10
     assert one == two
@@ -86,9 +86,9 @@ def test_any_number_of_workers_gives_the_same_files_and_a_second_call_makes_noth
 
 def test_the_same_run_alone_has_the_files_of_the_sweep(bsexp: Bsexp, tiny: Path) -> None:
     bsexp("sweep", "tiny.toml", "--no-report")
-    options = "--epochs 0.5 --train-size 200 --label-noise 0.2 --evals 3 --lr 0.03 --seed 1 --threads 1"
+    options = "--epochs 4 --train-size 200 --label-noise 0.2 --evals 3 --lr 0.07 --seed 1 --threads 1"
     alone = json.loads(bsexp("run", "lr-decay", *options.split(), "--json").stdout)
-    (swept,) = (tiny / "results" / "tiny" / "runs").glob("own-rate-lr0.03-s1-*")
+    (swept,) = (tiny / "results" / "tiny" / "runs").glob("own-rate-lr0.07-s1-*")
     assert swept.name.rpartition("-")[2] == Path(alone["run_dir"]).name.rpartition("-")[2]
     mine, theirs = contents(tiny / alone["run_dir"]), contents(swept)
     assert mine["steps.csv"] == theirs["steps.csv"]
@@ -109,10 +109,10 @@ def test_a_packed_folder_gives_the_same_report(bsexp: Bsexp, tiny: Path) -> None
 
 def test_arms_and_seeds_are_added_and_an_arm_keeps_its_meaning(bsexp: Bsexp, tiny: Path) -> None:
     bsexp("sweep", "tiny.toml", "--no-report")
-    (tiny / "tiny.toml").write_text(TINY.replace("0-1", "0-2") + '[arms.new]\nschedule = "cyclic"\nlr = 0.03\n')
+    (tiny / "tiny.toml").write_text(TINY.replace("0-1", "0-2") + '[arms.new]\nschedule = "cyclic"\nlr = 0.07\n')
     more = json.loads(bsexp("sweep", "tiny.toml", "--no-report", "--json").stdout)
     # Three seeds of four arms; new are one seed of three arms and three of the new one.
-    assert (more["planned"], more["samples_trained"]) == (12, 600)
+    assert (more["planned"], more["samples_trained"]) == (12, 4800)
     (tiny / "tiny.toml").write_text(TINY.replace("dropout = 0.2", "dropout = 0.3"))
     other = bsexp("sweep", "tiny.toml")
     assert other.returncode == 5
@@ -120,7 +120,7 @@ def test_arms_and_seeds_are_added_and_an_arm_keeps_its_meaning(bsexp: Bsexp, tin
 
 
 def test_jobs_zero_plans_and_stops(bsexp: Bsexp, tiny: Path) -> None:
-    (tiny / "tiny.toml").write_text(TINY.replace('[tune]\nlr = [0.02, 0.05]\nseeds = "7"\n', ""))
+    (tiny / "tiny.toml").write_text(TINY.replace('[tune]\nlr = [0.05, 0.1]\nseeds = "7"\n', ""))
     assert bsexp("sweep", "tiny.toml", "--jobs", "0").returncode == 0
     (row,) = json.loads(bsexp("status", "--json").stdout)["counts"]
     assert (row["runs"], row["waiting"], row["finished"]) == (6, 6, 0)
@@ -145,7 +145,7 @@ def wait_for(pattern: str, folder: Path, number: int = 1) -> list[Path]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_sweep_goes_on_where_it_was(bsexp: Bsexp, tiny: Path, number: int, code: int) -> None:
-    (tiny / "tiny.toml").write_text(TINY.replace("epochs = 0.5", "epochs = 30"))
+    (tiny / "tiny.toml").write_text(TINY.replace("epochs = 4", "epochs = 60"))
     sweep = started(tiny, "tiny.toml", "--jobs", "1", "--no-report")
     wait_for("results/tiny/**/summary.json", tiny, 2)
     sweep.send_signal(number)

@@ -29,6 +29,11 @@ class Curve:
     x: np.ndarray
     values: np.ndarray
 
+    def after_start(self) -> "Curve":
+        """Without the points at x = 0."""
+        kept = (self.values[:, :, 0] > 0).all(axis=0)
+        return Curve(self.label, self.x[kept], self.values[:, kept])
+
 
 def curves(group: Group, averaged: bool = False) -> Figure | None:
     """Loss and accuracy against samples, updates and training seconds.
@@ -56,8 +61,8 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
             for column, (clock, title) in enumerate(CLOCKS):
                 scales = np.array([1.0, 100.0 if row else 1.0])
                 drawn = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]
-                _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
                 grid[row, column].set_xlabel(title.format(_epoch(evals)))
+                _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
             grid[row, 0].set_title(_panel_title(group, row, averaged))
         return figure
 
@@ -91,7 +96,9 @@ def _curve(label: str, values: np.ndarray) -> Curve | None:
 def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> None:
     if not drawn:
         return
-    _limits(axes, drawn, clock)
+    if _limits(axes, drawn, clock):
+        # A logarithmic axis has no 0: a line from there would be drawn flat over updates nobody looked at.
+        drawn = [curve.after_start() for curve in drawn]
     total = sum(len(curve.values) for curve in drawn)
     shade = min(0.15, 0.9 / len(drawn))
     alpha = min(0.45, max(0.05, 8 / total))
@@ -110,21 +117,26 @@ def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> No
     label_ends(axes, ends)
 
 
-def _limits(axes: Axes, drawn: list[Curve], clock: str) -> None:
-    """The y axis leaves out the first third of the evaluations, a steep fall that would flatten all that follows."""
+def _limits(axes: Axes, drawn: list[Curve], clock: str) -> bool:
+    """Set both axes; whether x is logarithmic.
+
+    The y axis leaves out the first third of the evaluations, a steep fall that would flatten all that follows.
+    """
     late: Callable[[Curve], np.ndarray] = lambda curve: curve.values[:, len(curve.x) // 3 :, 1]  # noqa: E731
     low = min(float(late(curve).min()) for curve in drawn)
     high = max(float(late(curve).max()) for curve in drawn)
     pad = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.02
     set_scale(axes, "y", "linear", low - pad, high + pad)
-    lasts = [float(curve.x[-1]) for curve in drawn]
+    # The slowest seed has its place too, and does not run on under the names.
+    lasts = [float(curve.values[:, -1, 0].max()) for curve in drawn]
     firsts = [float(curve.x[curve.x > 0][0]) for curve in drawn if (curve.x > 0).any()]
     if clock != "epoch" and firsts and min(lasts) > 0 and max(lasts) / min(lasts) > LOG_SPAN:
         # Before that nothing is inside the y limits.
         entries = [_entry(curve, low - pad, high + pad) for curve in drawn]
         set_scale(axes, "x", "log", max(min(firsts), 0.7 * min(entries)), max(lasts))
-    else:
-        set_scale(axes, "x", "linear", 0.0, max(max(lasts), 1e-9))
+        return True
+    set_scale(axes, "x", "linear", 0.0, max(max(lasts), 1e-9))
+    return False
 
 
 def _entry(curve: Curve, low: float, high: float) -> float:

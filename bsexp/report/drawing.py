@@ -159,7 +159,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     scale = renderer.points_to_pixels(1.0)
     # A leader shows the dashes that tell apart arms of one colour.
     reach = (16 if all(end.look.dashes[1] is None for end in ends) else 30) * scale
-    _make_room(axes, [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)])
+    _make_room(axes, [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)], scale)
     spots = axes.transData.transform([(end.x, end.y) for end in ends])
     box = axes.bbox
     gap = max(size.height for size in sizes) * 1.02
@@ -211,13 +211,15 @@ def _clusters(spots: Sequence[float], widths: Sequence[float], reach: float) -> 
     return groups
 
 
-def _make_room(axes: Axes, needs: Sequence[tuple[float, float]]) -> None:
+def _make_room(axes: Axes, needs: Sequence[tuple[float, float]], scale: float) -> None:
     low, high = axes.get_xlim()
     log = axes.get_xscale() == "log"
     to, back = (math.log, math.exp) if log else (float, float)
     start, length, width = to(low), to(high) - to(low), axes.bbox.width
     share = 1 - min(0.6, max(need for _, need in needs) / width)
     ticks = [tick for tick in axes.get_xticks() if low * (1 - 1e-9) - 1e-12 <= tick <= high * (1 + 1e-9)]
+    if log:
+        ticks = _apart(ticks, length, share * width / scale)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xlim(low, back(start + length / share))
     axes.spines["bottom"].set_bounds(low, high)
@@ -225,6 +227,15 @@ def _make_room(axes: Axes, needs: Sequence[tuple[float, float]]) -> None:
     for side in ("x", "y"):
         axes.grid(False, axis=side)
     _grid(axes, ticks, share)
+
+
+def _apart(ticks: list[float], length: float, points: float) -> list[float]:
+    """Ticks of a logarithmic axis whose numbers don't touch: all, else the powers of ten, else every other."""
+    for kept in (ticks, [tick for tick in ticks if round(math.log10(tick), 6).is_integer()], ticks[::2]):
+        steps = np.diff(np.log(kept)) / length * points
+        if len(kept) > 1 and steps.min() >= 26:
+            return kept
+    return ticks[:1] + ticks[-1:] if len(ticks) > 1 else ticks
 
 
 def _grid(axes: Axes, ticks: Sequence[float], share: float) -> None:

@@ -148,10 +148,10 @@ def _differences(group: Group) -> Table:
         found = [paired_difference(by_seed(group, label, name), by_seed(group, reference, name)) for name, *_ in shown]
         cells = [_cell(estimate, write) for estimate, (_, _, write) in zip(found, shown, strict=True)]
         pairs = max((estimate.num for estimate in found if estimate is not None), default=0)
-        rows.append([Cell(f"{label} − {reference}"), *cells, Cell(numbers.count(pairs), float(pairs))])
+        rows.append([Cell(label), *cells, Cell(numbers.count(pairs), float(pairs))])
     return Table(
         f"Estimates, no verdict: differences from {reference}, paired by seed",
-        ["Difference", *(heading for _, heading, _ in shown), "Pairs"],
+        [f"Arm − {reference}", *(heading for _, heading, _ in shown), "Pairs"],
         rows,
         "Mean of the differences over seeds that both arms finished; in brackets its 95 % t-interval, each for itself: "
         "no allowance is made for looking at several of them. No margin and no family of claims was declared, so no "

@@ -36,10 +36,10 @@ def schedules(group: Group) -> Figure | None:
         figure = Figure(figsize=(11, total))
         panels = figure.subplots(3, 1)
         figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.4 / total, bottom=0.55 / total, hspace=0.32)
+        panels[-1].set_xlabel(f"samples seen (epochs{_size(traces)})")
         for axes, (column, title) in zip(panels, PANELS, strict=True):
             _panel(axes, group, traces, column)
             axes.set_title(title)
-        panels[-1].set_xlabel(f"samples seen (epochs{_size(traces)})")
         return figure
 
 
