@@ -150,6 +150,9 @@ def run_cli(arguments: list[str]) -> int:
         completion_init()
     try:
         result = _invoke(arguments)
+        if result == 130:
+            # Typer turns Ctrl-C into this.
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -182,9 +185,6 @@ def _failed(error: BaseException, debug: bool) -> int:
         return error.exit_code
     if isinstance(error, SystemExit | typer.Exit):
         code = getattr(error, "exit_code", getattr(error, "code", 0))
-        if code == 130:
-            # Typer turns Ctrl-C into this.
-            error_line("interrupted; run the same command again to go on")
         return code if isinstance(code, int) else 1
     if isinstance(error, typer.Abort):
         error_line("interrupted; run the same command again to go on")

@@ -22,11 +22,16 @@ class RunWriter:
     """Writes one attempt of a run. Rows are kept until `flush`, which appends whole rows."""
 
     def __init__(self, folder: RunFolder, config: "RunConfig", arm: str, environment: dict[str, Any]) -> None:
-        self.folder, self.config = folder, config
+        self.folder, self.config, self.arm, self.environment = folder, config, arm, environment
         self.steps: list[StepRow] = []
         self.evals: list[EvalRow] = []
-        ensure_folder(folder.path)
-        self.attempt = RunFolder(_new_attempt(folder))
+        self.attempt: RunFolder
+
+    def open(self) -> None:
+        """Begin: from here on there is something to `abandon`."""
+        config, arm, environment = self.config, self.arm, self.environment
+        ensure_folder(self.folder.path)
+        self.attempt = RunFolder(_new_attempt(self.folder))
         document = {
             "schema_version": SCHEMA_VERSION,
             "config_hash": config.hash,
@@ -62,7 +67,9 @@ class RunWriter:
                 shutil.rmtree(path, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Leave nothing of this attempt."""
+        """Leave nothing of this attempt, if it was begun at all."""
+        if not hasattr(self, "attempt"):
+            return
         shutil.rmtree(self.attempt.path, ignore_errors=True)
         if self.folder.path.is_dir() and not os.listdir(self.folder.path):
             self.folder.path.rmdir()

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bsexp.errors import BsexpError
 from bsexp.sweep.signals import Stopped, raise_on_signals
 from bsexp.sweep.tasks import Execution, Task
+
+if TYPE_CHECKING:
+    from bsexp.engine.loop import Training
 
 ATTEMPTS = 3
 
@@ -112,8 +115,10 @@ def _bury(worker: _Worker, waiting: deque[tuple[int, int]], tries: dict[int, int
 
 def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
-        worker.pipe.close()
-        if worker.index is not None:
+        # A worker that waits for a task ends when its pipe does; one that trains is told, and clears up first.
+        if worker.index is None:
+            worker.pipe.close()
+        else:
             worker.process.terminate()
     for worker in workers:
         worker.process.join(10)
@@ -132,12 +137,18 @@ def _work(pipe: Connection, device: str, execution: Execution, settings: Process
 
         found = set_up(device, settings.threads, settings.deterministic, settings.keep_memory)
         mine = execution.on(device, found)
+
+        def tell(training: "Training", row: object) -> None:
+            try:
+                pipe.send(("progress", training.samples / training.total_samples))
+            except OSError:
+                # Nobody listens any more: an end from outside, not a failure of the run.
+                raise Stopped(signal.SIGTERM) from None
+
         while True:
             task = pipe.recv()
             try:
-                summary = make_run(
-                    task, mine, lambda training, row: pipe.send(("progress", training.samples / training.total_samples))
-                )
+                summary = make_run(task, mine, tell)
                 pipe.send(("done", summary))
             except BsexpError as error:
                 pipe.send(("refused", error))

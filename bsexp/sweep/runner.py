@@ -32,6 +32,7 @@ def make_run(task: Task, execution: Execution, tell: Tell) -> dict[str, Any]:
     config = RunConfig(**task.config)
     writer = RunWriter(task.folder, config, task.arm, execution.environment)
     try:
+        writer.open()
         images = _images(config.dataset, config.image_size)
         training = Training(config, data=prepare(config, images), device=execution.device)
         for record in training:
