@@ -145,14 +145,14 @@ def wait_for(pattern: str, folder: Path, number: int = 1) -> list[Path]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_sweep_goes_on_where_it_was(bsexp: Bsexp, tiny: Path, number: int, code: int) -> None:
-    (tiny / "tiny.toml").write_text(TINY.replace("epochs = 4", "epochs = 60"))
+    (tiny / "tiny.toml").write_text(TINY.replace("epochs = 4", "epochs = 20"))
     sweep = started(tiny, "tiny.toml", "--jobs", "1", "--no-report")
     wait_for("results/tiny/**/summary.json", tiny, 2)
     sweep.send_signal(number)
     _, said = sweep.communicate(timeout=60)
     assert sweep.returncode == code, said
     assert "run the same command again" in said.splitlines()[-1]
-    assert not list(tiny.glob("results/tiny/**/attempt-*"))
+    assert not list(tiny.glob("results/tiny/**/attempt-*")), said
     before = {path: path.stat().st_mtime_ns for path in tiny.glob("results/tiny/**/summary.json")}
     assert bsexp("sweep", "tiny.toml", "--no-report").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before

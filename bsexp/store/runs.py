@@ -31,7 +31,7 @@ class RunWriter:
         """Begin: from here on there is something to `abandon`."""
         config, arm, environment = self.config, self.arm, self.environment
         ensure_folder(self.folder.path)
-        self.attempt = RunFolder(_new_attempt(self.folder))
+        self._make_attempt()
         document = {
             "schema_version": SCHEMA_VERSION,
             "config_hash": config.hash,
@@ -42,6 +42,18 @@ class RunWriter:
         write_json(self.attempt.environment, environment)
         self._append(self.attempt.steps, csv_text(columns(StepRow), []))
         self._append(self.attempt.evals, csv_text(eval_columns(config.val_fraction), []))
+
+    def _make_attempt(self) -> None:
+        """A fresh folder attempt-<n>; attempts that others left behind are cleared when the run is finished."""
+        number = max((int(path.name.partition("-")[2]) for path in self.folder.attempts()), default=0) + 1
+        # Named before it is made: a signal that arrives while the system makes it still finds what to clear up.
+        self.attempt = RunFolder(self.folder.path / f"attempt-{number}")
+        with usable(self.attempt.path):
+            try:
+                self.attempt.path.mkdir()
+            except FileExistsError:
+                del self.attempt
+                self._make_attempt()
 
     def flush(self) -> None:
         """Append the rows that came since the last call."""
@@ -91,20 +103,6 @@ class RunWriter:
         content = io.BytesIO()
         numpy.savez_compressed(content, **arrays)
         write_bytes(self.attempt.predictions, content.getvalue())
-
-
-def _new_attempt(folder: RunFolder) -> Path:
-    """A fresh folder attempt-<n>; attempts left behind by processes that are gone are someone else's to clean."""
-    number = max((int(path.name.partition("-")[2]) for path in folder.attempts()), default=0)
-    while True:
-        number += 1
-        path = folder.path / f"attempt-{number}"
-        with usable(path):
-            try:
-                path.mkdir()
-                return path
-            except FileExistsError:
-                continue
 
 
 def summarise(
