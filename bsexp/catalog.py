@@ -108,7 +108,7 @@ class Model:
     """A model's defaults. `micro_batch`: the largest part of a batch that is run at once (memory), in samples.
 
     `cost`: measured seconds on one core of a 2-core x86-64 (AVX-512) at the image size of `cost_pixels`: per update,
-    per sample trained, per sample evaluated. Used by `plan` until runs of one's own have finished.
+    per sample trained, per sample evaluated, the other core busy too. Used by `plan` until runs of one's own have finished.
     """
 
     name: str
@@ -124,20 +124,37 @@ class Model:
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (
-        Model("mlp", "pixels-128-128-classes", "none", 65536, (3.5e-4, 4e-6, 1.5e-6), 64),
-        Model("cnn", "3 convolutions, 16-32-64 channels", "group", 2048, (2e-3, 3e-4, 1e-4), 784),
-        Model("cnn-small", "3 convolutions, 8-16-32 channels", "group", 4096, (1e-3, 1e-4, 4e-5), 784),
+        Model("mlp", "pixels-128-128-classes", "none", 65536, (7e-4, 2.7e-6, 1e-6), 64),
+        Model("cnn", "3 convolutions, 16-32-64 channels", "group", 2048, (2e-3, 3.6e-4, 1.9e-4), 784),
+        Model("cnn-small", "3 convolutions, 8-16-32 channels", "group", 4096, (1.25e-3, 1.55e-4, 7.8e-5), 784),
         Model(
-            "lenet", "2 convolutions, 3 dense layers", "none", 8192, (8e-4, 6e-5, 2e-5), 784, source="LeCun et al. 1998"
+            "lenet",
+            "2 convolutions, 3 dense layers",
+            "none",
+            8192,
+            (1.3e-3, 1.1e-4, 5.5e-5),
+            784,
+            source="LeCun et al. 1998",
         ),
-        Model("resnet20", "residual, 16-32-64 channels", "batch", 1024, (1e-2, 3e-3, 1e-3), 1024, 32, "He et al. 2016"),
-        Model("resnet56", "residual, 16-32-64 channels", "batch", 1024, (3e-2, 9e-3, 3e-3), 1024, 32, "He et al. 2016"),
+        Model(
+            "resnet20",
+            "residual, 16-32-64 channels",
+            "batch",
+            1024,
+            (3e-3, 3.25e-3, 9.5e-4),
+            1024,
+            32,
+            "He et al. 2016",
+        ),
+        Model(
+            "resnet56", "residual, 16-32-64 channels", "batch", 1024, (6e-3, 9.9e-3, 2.8e-3), 1024, 32, "He et al. 2016"
+        ),
         Model(
             "resnet18",
             "residual, 64-512 channels, stem for 32x32",
             "batch",
             512,
-            (3e-2, 3e-2, 1e-2),
+            (6e-2, 3.2e-2, 1e-2),
             1024,
             32,
             "He et al. 2016",
@@ -147,7 +164,7 @@ MODELS: dict[str, Model] = {
             "wide residual, 64-128-256 channels",
             "batch",
             512,
-            (3e-2, 4e-2, 1.3e-2),
+            (3e-2, 2.3e-2, 7.2e-3),
             1024,
             32,
             "Zagoruyko & Komodakis 2016",
