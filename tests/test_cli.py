@@ -173,6 +173,17 @@ def test_a_finished_run_is_not_made_again_unless_asked(bsexp: Bsexp) -> None:
     assert "100.0%" in anew.stderr
 
 
+def test_status_and_report_find_the_collection_called_runs(bsexp: Bsexp) -> None:
+    for seed in ("0", "1"):
+        bsexp("run", "fixed-small", *QUICK, "--lr", "0.1", "--epochs", "4", "--seed", seed)
+    for folder in ("results", "results/runs"):
+        (row,) = json.loads(bsexp("status", folder, "--json").stdout)["counts"]
+        assert (row["experiment"], row["runs"], row["finished"]) == ("runs", 2, 2)
+    document = json.loads(bsexp("report", "--json").stdout)
+    assert document["experiment"] == "runs"
+    assert [arm["num_seeds"] for arm in document["arms"]] == [2]
+
+
 def test_quiet_runs_say_nothing_on_stderr_and_pipes_get_no_control_codes(bsexp: Bsexp) -> None:
     quiet = bsexp("run", "fixed-small", *QUICK, "-q")
     assert quiet.stderr == ""

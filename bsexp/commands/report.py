@@ -46,7 +46,7 @@ def find_experiments(folder: Path) -> list[Experiment]:
 
 def is_experiment(place: Experiment) -> bool:
     """Whether a folder holds an experiment: run folders, or what `--pack` makes of them."""
-    return place.runs.is_dir() or place.evals_table.exists() or place.definition.exists()
+    return place.has_runs or place.packed or place.definition.exists()
 
 
 def report_experiment(place: Experiment, talk: Talk, show: bool, skip_bad: bool = False) -> "Report":
@@ -58,7 +58,7 @@ def report_experiment(place: Experiment, talk: Talk, show: bool, skip_bad: bool 
         talk.warn(f"left out: {error}")
 
     results = load_results(place.path, skipped if skip_bad else None)
-    if not place.packed and place.runs.is_dir() and not skip_bad:
+    if place.has_runs and not skip_bad:
         write_runs_table(place)
     report = write_report(results, place.report)
     if show:

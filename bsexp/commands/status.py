@@ -19,13 +19,13 @@ def main(folder: str | None, given: dict[str, Any]) -> int:
         raise StoreError("results", f"{path}: no such folder", "bsexp sweep makes one")
     places = (
         [Experiment(path)]
-        if Experiment(path).runs.is_dir()
+        if Experiment(path).has_runs or Experiment(path).packed
         else [Experiment(item) for item in sorted(path.iterdir()) if item.is_dir()]
     )
     documents = []
     for place in places:
         for part, found in ((place.name, place), (f"{place.name} (tuning)", place.tuning)):
-            if found.runs.is_dir():
+            if found.has_runs:
                 states = counts(found)
                 documents.append(
                     {

@@ -23,7 +23,7 @@ def pack(place: Experiment) -> int:
 
     Predictions are classes only: arrays `last` and `averaged` (test images, runs), `config_hash` names the columns.
     """
-    if not place.runs.is_dir():
+    if not place.has_runs:
         if place.packed:
             return 0
         raise StoreError("results", f"{place.path}: no runs in it", "bsexp sweep makes some")

@@ -123,6 +123,11 @@ class Experiment:
         return [RunFolder(path) for path in sorted(self.runs.glob("*")) if path.is_dir()]
 
     @property
+    def has_runs(self) -> bool:
+        """Whether folders of runs stand here; `results` itself has none, though an experiment in it is called runs."""
+        return self.runs.is_dir() and not (self.runs / "runs").is_dir()
+
+    @property
     def packed(self) -> bool:
         """Whether the CSVs of all runs stand here instead of the runs' folders."""
-        return self.evals_table.exists() and not self.runs.is_dir()
+        return self.evals_table.exists() and not self.has_runs
