@@ -108,7 +108,8 @@ class Model:
     """A model's defaults. `micro_batch`: the largest part of a batch that is run at once (memory), in samples.
 
     `cost`: measured seconds on one core of a 2-core x86-64 (AVX-512) at the image size of `cost_pixels`: per update,
-    per sample trained, per sample evaluated, the other core busy too. Used by `plan` until runs of one's own have finished.
+    per sample trained, per sample evaluated, the other core busy too. Used by `plan` until runs of one's own have
+    finished.
     """
 
     name: str
