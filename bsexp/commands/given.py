@@ -12,8 +12,6 @@ from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
 
-LISTS = ("lr", "batch_size")
-
 
 def talk_of(given: dict[str, Any]) -> Talk:
     """How much to talk; takes quiet, verbose and debug out of `given`."""
