@@ -10,7 +10,7 @@ from torch import nn
 
 from bsexp.catalog import MODELS
 from bsexp.errors import SetupError, UsageError
-from bsexp.models import BUILDERS, build_model, count_parameters, is_factory, needs_two
+from bsexp.models import BUILDERS, build_model, count_parameters, is_factory
 from bsexp.models.layers import GhostBatchNorm
 from bsexp.models.resnet import PaddedShortcut, PreActivationBlock
 
@@ -227,9 +227,6 @@ def test_batch_norm_refuses_one_sample_in_training() -> None:
         with pytest.raises(UsageError, match="can't train on 1 sample"):
             model(torch.randn(1, 1, 8, 8))
         assert model.eval()(torch.randn(1, 1, 8, 8)).shape == (1, 10)
-        assert needs_two("batch", ghost)
-    assert not needs_two("group", 0)
-    assert not needs_two("none", 0)
 
 
 def norms(model: nn.Module) -> set[tuple[str, int | None]]:

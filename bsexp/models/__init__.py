@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from bsexp import plugins
 from bsexp.catalog import find_model
 from bsexp.errors import SetupError, UsageError, nearest
-from bsexp.models.layers import initialise, make_norm, needs_two
+from bsexp.models.layers import initialise, make_norm
 from bsexp.models.resnet import ResNet, WideResNet
 from bsexp.models.small import Cnn, LeNet, Mlp
 from bsexp.seeding import derive
 
-__all__ = ["build_model", "count_parameters", "is_factory", "needs_two"]
+__all__ = ["build_model", "count_parameters", "is_factory"]
 
 Shape = tuple[int, int, int]
 

@@ -24,15 +24,6 @@ Norm = Callable[[int], nn.Module]
 """Number of channels (or features) -> the layer that normalises them."""
 
 
-def needs_two(norm: str | None, ghost_batch: int) -> bool:
-    """Whether training can't normalise a micro-batch of one sample: true of batch norm, whatever its ghost size.
-
-    Over one sample the statistics are that sample's own (and over 1x1 pixels undefined). A ghost size doesn't help:
-    a micro-batch smaller than the ghost size is one group.
-    """
-    return norm == "batch"
-
-
 def num_groups(channels: int) -> int:
     """Groups of GroupNorm: the most of 8, 4, 2, 1 that divides the channels and leaves two or more in each.
 
