@@ -31,6 +31,7 @@ app = typer.Typer(
 ARGUMENTS: dict[str, tuple[str, str, bool]] = {
     "run": ("schedule", "A schedule (bsexp list schedules) or module:factory.", True),
     "sweep": ("experiment", "An experiment file; without it the quickstart, or what the options say.", False),
+    "worker": ("folder", "The folder of a planned sweep: results/NAME.", True),
     "report": ("folder", "A folder of results [results].", False),
     "plan": ("subject", "A schedule or an experiment file.", True),
     "status": ("folder", "A folder of results [results].", False),
@@ -42,6 +43,7 @@ ARGUMENTS: dict[str, tuple[str, str, bool]] = {
 HELP = {
     "run": "Train one run, log it, print its summary and where the files are.",
     "sweep": "Make a grid of runs: arms x learning rates x seeds; what is finished is not made again.",
+    "worker": "Make runs of a planned sweep (bsexp sweep FILE --jobs 0) until none is left.",
     "report": "Tables and figures from results.",
     "plan": "Show what a schedule or an experiment would do; nothing is trained.",
     "status": "Count finished, running, waiting, failed and diverged runs.",

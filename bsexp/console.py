@@ -4,6 +4,7 @@ The one rule: results go to stdout, talk goes to stderr; on a terminal progress 
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -45,6 +46,13 @@ class Talk:
             self._output = Console(highlight=False, width=width)
         return self._output
 
+    def hear_logs(self) -> None:
+        """Show what the library logs: information as notes, the rest as warnings."""
+        logger = logging.getLogger("bsexp")
+        logger.setLevel(logging.INFO)
+        logger.handlers = [_LogTalk(self)]
+        logger.propagate = False
+
     def note(self, text: str, level: int = 1) -> None:
         """A line of talk."""
         if self.level >= level:
@@ -80,6 +88,18 @@ class Talk:
     def live(self) -> bool:
         """Whether a moving display can be shown."""
         return self.level >= 1 and self.errors.is_terminal and not self.errors.is_dumb_terminal
+
+
+class _LogTalk(logging.Handler):
+    def __init__(self, talk: Talk) -> None:
+        super().__init__()
+        self.talk = talk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            self.talk.note(record.getMessage())
+        else:
+            self.talk.warn(record.getMessage())
 
 
 def _escaped(text: str) -> str:

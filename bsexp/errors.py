@@ -52,6 +52,10 @@ class StoreError(BsexpError):
     exit_code = 5
 
 
+class NewerSchema(StoreError):  # noqa: N818
+    """Results written by a later version of bsexp."""
+
+
 class SetupError(BsexpError):
     """The environment lacks something: a device, a package, wheels that match."""
 

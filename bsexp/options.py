@@ -10,6 +10,7 @@ from typing import Any, Literal
 Kind = Literal["integer", "number", "text", "flag", "choice", "settings"]
 
 TRAINING = ("run", "sweep", "plan")
+MAKING = ("run", "sweep", "worker")
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,27 @@ _EXECUTION = (
         commands=("run", "sweep", "plan", "worker"),
         in_id=False,
     ),
-    _count("threads", None, "CPU threads", in_id=False, commands=("run", "sweep"), default_text="run: all; sweep: 1"),
-    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=("run", "sweep")),
-    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=("run", "sweep")),
+    _count("threads", None, "CPU threads", in_id=False, commands=MAKING, default_text="run: all; else 1"),
+    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=MAKING),
+    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=MAKING),
+    Option(
+        "checkpoint_seconds",
+        "number",
+        30.0,
+        "seconds of training between checkpoints; 0: after every update",
+        low=0,
+        in_id=False,
+        commands=MAKING,
+    ),
+    Option(
+        "allow_changed",
+        "flag",
+        False,
+        "go on with another device, code, torch or number of threads",
+        in_id=False,
+        commands=MAKING,
+        no_form=None,
+    ),
     Option("out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan")),
     Option(
         "name",
@@ -161,7 +180,7 @@ _EXECUTION = (
         default_text="runs, or the file's",
     ),
     Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
-    Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=("run", "sweep")),
+    Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=MAKING),
     Option(
         "dry_run",
         "flag",
@@ -195,6 +214,24 @@ _EXECUTION = (
         commands=("sweep",),
         default_text="auto: one per core or GPU",
     ),
+    _choice(
+        "retry",
+        ("failed", "diverged", "all"),
+        None,
+        "make these again",
+        in_id=False,
+        commands=("sweep", "worker"),
+        default_text="none",
+    ),
+    Option(
+        "fail_fast",
+        "flag",
+        False,
+        "the first failed run ends the sweep",
+        in_id=False,
+        commands=("sweep", "worker"),
+        no_form=None,
+    ),
     _count("max_runs", 500, "larger sweeps need --yes", in_id=False, commands=("sweep", "plan")),
     Option("yes", "flag", False, "go on without asking", in_id=False, commands=("sweep",), no_form=None, short="-y"),
     Option("tune", "flag", True, "choose what [tune] lists, on validation", in_id=False, commands=("sweep", "plan")),
@@ -227,12 +264,12 @@ _EXECUTION = (
         False,
         "one JSON document on stdout",
         in_id=False,
-        commands=("run", "sweep", "plan", "report", "status", "list", "doctor"),
+        commands=("run", "sweep", "worker", "plan", "report", "status", "list", "doctor"),
         no_form=None,
     ),
 )
 
-EVERYWHERE = ("run", "sweep", "report", "plan", "status", "list", "init", "doctor")
+EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "status", "list", "init", "doctor")
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),

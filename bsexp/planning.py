@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from bsexp import catalog
 from bsexp.config import RunConfig
-from bsexp.errors import UsageError
+from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.schedules import simulate
 from bsexp.schedules.strategies import Planned
 
@@ -57,16 +57,16 @@ def estimate_seconds(config: RunConfig, plan: Plan) -> float | None:
     return plan.updates * per_update + size * (plan.total_samples * per_sample + seen * per_evaluation)
 
 
-def micro_batch_sizes(batch_size: int, config: RunConfig) -> list[int]:
+def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
     """The parts that a batch is run in, by rule: as equal as can be, none above the limit.
 
     The limit is the one given, or the model's own; plain batch statistics are never split unless told. With ghost
-    statistics the cuts lie between ghost batches.
+    statistics the cuts lie between ghost batches. `memory`: the largest part that memory was found to allow.
     """
     limit = config.micro_batch
     if limit in (None, "auto"):
-        plain = config.norm == "batch" and not config.ghost_batch
-        limit = batch_size if plain else catalog.find_model(config.model).micro_batch
+        limit = batch_size if _plain_statistics(config) else catalog.find_model(config.model).micro_batch
+    limit = min(limit, memory or limit)
     if batch_size <= limit:
         return [batch_size]
     ghost = config.ghost_batch if config.norm == "batch" else 0
@@ -75,6 +75,26 @@ def micro_batch_sizes(batch_size: int, config: RunConfig) -> list[int]:
     parts = -(-units // (limit // unit))
     edges = [min(batch_size, unit * (units * k // parts)) for k in range(parts + 1)]
     return [end - start for start, end in pairwise(edges)]
+
+
+def smaller_part(size: int, config: RunConfig) -> int:
+    """Half of a micro-batch of `size` samples that memory doesn't hold, ghost batches kept whole.
+
+    Raises MemoryExhausted where a smaller part doesn't exist, or would change the batch statistics.
+    """
+    if _plain_statistics(config):
+        cure = "use --norm group, --ghost-batch N or smaller batches"
+        raise MemoryExhausted("out of memory", f"a batch of {size} with statistics over all of it", cure)
+    unit = config.ghost_batch if config.norm == "batch" else 1
+    half = size // 2 // unit * unit
+    if not half:
+        cure = "use a smaller model or image size, or a device with more memory"
+        raise MemoryExhausted("out of memory", f"also with {size} sample{'s'[: size > 1]} at a time", cure)
+    return int(half)
+
+
+def _plain_statistics(config: RunConfig) -> bool:
+    return config.norm == "batch" and not config.ghost_batch
 
 
 def _check_statistics(config: RunConfig, sizes: set[int]) -> None:

@@ -61,7 +61,7 @@ def test_micro_batches_of_any_size_give_the_whole_batchs_update(digits: Images, 
     results = []
     for parts in ([64], sizes):
         update, model, stream = updater(digits)
-        loss = update.update(stream.take(64), Hyper(64, 0.1, 0.9), parts)
+        loss, _ = update.update(stream.take(64), Hyper(64, 0.1, 0.9), parts)
         results.append((loss, [parameter.detach().clone() for parameter in model.parameters()]))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-12)
     for one, two in zip(results[0][1], results[1][1], strict=True):

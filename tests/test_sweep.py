@@ -152,7 +152,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was(bsexp: Bsexp, tiny: Path, num
     _, said = sweep.communicate(timeout=60)
     assert sweep.returncode == code, said
     assert "run the same command again" in said.splitlines()[-1]
-    assert not list(tiny.glob("results/tiny/**/attempt-*")), said
+    # The run in hand keeps a checkpoint, and no claim of a process that has ended.
+    assert all(list(attempt.glob("checkpoint-*.pt")) for attempt in tiny.glob("results/tiny/**/attempt-*")), said
+    assert not list(tiny.glob("results/tiny/**/lease-*")), said
     before = {path: path.stat().st_mtime_ns for path in tiny.glob("results/tiny/**/summary.json")}
     assert bsexp("sweep", "tiny.toml", "--no-report").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before

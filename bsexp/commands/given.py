@@ -17,7 +17,9 @@ def talk_of(given: dict[str, Any]) -> Talk:
     """How much to talk; takes quiet, verbose and debug out of `given`."""
     quiet, verbose = given.pop("quiet", False), given.pop("verbose", False)
     given.pop("debug", None)
-    return Talk(0 if quiet else 2 if verbose else 1)
+    talk = Talk(0 if quiet else 2 if verbose else 1)
+    talk.hear_logs()
+    return talk
 
 
 def values_of(given: dict[str, Any]) -> dict[str, Any]:

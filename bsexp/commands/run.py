@@ -1,19 +1,21 @@
 """`bsexp run`: one run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bsexp.commands.given import parameters_of, talk_of, values_of
+from bsexp.commands.making import execution_of
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk
 from bsexp.errors import BsexpError, RunsFailed
 from bsexp.options import RUN_FIELDS
-from bsexp.store.files import ensure_folder
 from bsexp.store.paths import Experiment
-from bsexp.store.runs import read_summary
+from bsexp.store.runs import finished
 from bsexp.sweep.devices import default_model
 from bsexp.sweep.grid import PlannedRun, build_config, num_trained, task_of
-from bsexp.sweep.tasks import Execution, Task
+from bsexp.sweep.signals import StopSignals
+from bsexp.sweep.tasks import Task
 
 
 def main(schedule: str, given: dict[str, Any]) -> int:
@@ -26,12 +28,12 @@ def main(schedule: str, given: dict[str, Any]) -> int:
     if values.get("dry_run"):
         talk.result(describe(run))
         return 0
-    summary = read_summary(task.folder) if values.get("resume", True) else None
+    summary = finished(task.folder) if values.get("resume", True) else None
     if summary is not None:
         talk.note("this run is finished already (--no-resume trains it anew)")
     else:
-        ensure_folder(task.folder.path)
-        summary = _train(task, run, values, talk)
+        anew = not values.get("resume", True)
+        summary = _train(replace(task, anew=anew), run, values, talk)
     if values.get("json"):
         talk.document({"run_dir": str(task.folder.path), "summary": summary})
     else:
@@ -74,19 +76,14 @@ def describe(run: PlannedRun) -> str:
 def _train(task: Task, run: PlannedRun, values: dict[str, Any], talk: Talk) -> dict[str, Any]:
     from bsexp.engine.device import set_up
     from bsexp.records import EvalRow
-    from bsexp.sweep.environment import describe_machine, python_arguments
     from bsexp.sweep.runner import make_run
-    from bsexp.sweep.signals import raise_on_signals
 
-    device = values.get("device", "auto")
-    keep = values.get("tune_allocator", True)
-    found = set_up(device, values.get("threads"), values.get("deterministic", False), keep)
-    raise_on_signals()
-    environment = {**describe_machine(), "arguments": python_arguments(), **found}
-    execution = Execution(device, values.get("save_model", False), environment, alone=True)
+    asked = replace(execution_of(values, threads=None), alone=True)
+    found = set_up(asked.device, asked.threads, asked.deterministic, asked.keep_memory)
+    execution = asked.on(asked.device, found)
     talk.note(describe(run))
     talk.note(f"on {found['device']}, {found['threads']} threads", level=2)
-    with Meter(talk, run.config.schedule, run.plan.total_samples).shown() as meter:
+    with Meter(talk, run.config.schedule, run.plan.total_samples).shown() as meter, StopSignals() as stop:
 
         def tell(training: Any, row: Any) -> None:
             meter.move(
@@ -96,7 +93,7 @@ def _train(task: Task, run: PlannedRun, values: dict[str, Any], talk: Talk) -> d
                 talk.note(_line(row, run))
 
         try:
-            return make_run(task, execution, tell)
+            return make_run(task, execution, tell, stop).summary
         except BsexpError:
             raise
         except Exception as error:

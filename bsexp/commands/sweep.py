@@ -2,24 +2,19 @@
 
 import time
 import tomllib
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bsexp.commands.given import axes_of, parameters_of, talk_of
-from bsexp.console import Meter, Talk, duration
+from bsexp.commands.making import tell_end, watched
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
 from bsexp.store.paths import Experiment as Place
-from bsexp.sweep.conduct import Means, Tally, conduct
-from bsexp.sweep.devices import default_model, worker_devices
-from bsexp.sweep.environment import describe_machine, python_arguments
-from bsexp.sweep.executors import Event, ProcessSettings
+from bsexp.sweep.conduct import conduct
+from bsexp.sweep.devices import default_model
 from bsexp.sweep.experiment import Experiment, num_cells, read_experiment, read_toml
-from bsexp.sweep.signals import raise_on_signals
-from bsexp.sweep.tasks import Execution, Task
 
 
 def main(experiment: str | None, given: dict[str, Any]) -> int:
@@ -37,26 +32,12 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
         talk.result(f"{asked.name}: {runs} runs and {trials} tuning runs; nothing was written")
         return 0
     place = Place(Path(options.get("out", "results")) / asked.name)
-    raise_on_signals()
-    watch = _Watch(talk)
-    try:
-        tally = conduct(asked, place, _means(options), watch)
-    finally:
-        watch.close()
-    document = {
-        "experiment": asked.name,
-        **{name: getattr(tally, name) for name in ("planned", "finished", "failed", "diverged", "collapsed")},
-        **{name: getattr(tally, name) for name in ("samples_trained", "samples_total")},
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
     if options.get("report", True) and tally.finished:
         from bsexp.commands.report import report_experiment
 
         report_experiment(place, talk, show=not options.get("json"))
-    if options.get("json"):
-        talk.document(document)
-    _tell_end(tally, asked, talk, time.monotonic() - began)
-    return 3 if tally.failed else 0
+    return tell_end(tally, asked.name, options, talk, time.monotonic() - began)
 
 
 def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
@@ -133,75 +114,3 @@ def _arms_from_options(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _quickstart_arms() -> list[str]:
     return ["fixed-small", "fixed-large", "growing-batch", "lr-decay", "one-cycle"]
-
-
-def _means(options: dict[str, Any]) -> Means:
-    devices = worker_devices(options.get("device", "auto"), options.get("jobs"))
-    threads = options.get("threads", 1)
-    environment = {**describe_machine(), "arguments": python_arguments(), "jobs": len(devices)}
-    settings = ProcessSettings(threads, options.get("deterministic", False), options.get("tune_allocator", True))
-    execution = Execution(options.get("device", "auto"), options.get("save_model", False), environment)
-    return Means(devices, execution, settings)
-
-
-class _Watch:
-    """Shows a sweep's progress: a bar over the estimated work, a line per finished run where there is no terminal."""
-
-    def __init__(self, talk: Talk) -> None:
-        self.talk = talk
-        self.tasks: Sequence[Task] = ()
-        self.costs: list[float] = []
-        self.parts: dict[int, float] = {}
-        self.done = 0
-        self._meter: Meter | None = None
-        self._shown: Any = None
-
-    def __call__(self, phase: str, tasks: Sequence[Task], costs: Sequence[float], event: Event | None) -> None:
-        if event is None:
-            self.close()
-            self.tasks, self.costs, self.parts, self.done = tasks, list(costs), {}, 0
-            if tasks:
-                self.talk.note(f"{phase}: {len(tasks)} to make")
-                self._meter = Meter(self.talk, phase, sum(costs))
-                self._shown = self._meter.shown()
-                self._shown.__enter__()
-            return
-        meter = self._meter
-        assert meter is not None, "events come within a phase"
-        if event.kind == "progress":
-            self.parts[event.index] = self.costs[event.index] * event.content
-        elif event.kind in ("done", "failed"):
-            self.parts[event.index] = self.costs[event.index]
-            self.done += 1
-            self._end(event, meter)
-        running = sum(part < self.costs[index] for index, part in self.parts.items())
-        meter.move(sum(self.parts.values()), f"{self.done} of {len(self.tasks)} runs, {running} running")
-
-    def _end(self, event: Event, meter: Meter) -> None:
-        name = self.tasks[event.index].folder.path.name
-        if event.kind == "failed":
-            meter.line(f"failed: {name}: {event.content}")
-        elif event.content["status"] != "finished":
-            meter.line(f"{event.content['status']}: {name}: {event.content['reason']}")
-        elif not self.talk.live:
-            done = sum(self.parts.values())
-            accuracy = f"test {event.content['test_accuracy']:.2%}"
-            left = meter.time_left(done)
-            self.talk.note(
-                f"{self.done}/{len(self.tasks)}  {name}  {accuracy}  {event.content['wall_seconds']:.1f} s  {left}"
-            )
-
-    def close(self) -> None:
-        """End the display."""
-        if self._shown is not None:
-            self._shown.__exit__(None, None, None)
-            self._shown = None
-
-
-def _tell_end(tally: Tally, asked: Experiment, talk: Talk, seconds: float) -> None:
-    made = f"{tally.made} made now" if tally.made else "nothing to make"
-    parts = [f"{tally.finished} of {tally.planned} runs finished"]
-    parts += [f"{count} {name}" for name in ("diverged", "collapsed", "failed") if (count := getattr(tally, name))]
-    talk.note(f"{asked.name}: {', '.join(parts)}; {made} in {duration(seconds)}")
-    if tally.diverged or tally.collapsed:
-        talk.warn("diverged and collapsed runs are results: the report counts them and averages over none of them")

@@ -103,13 +103,12 @@ class Training:
     def _advance(self) -> None:
         hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
-        sizes = micro_batch_sizes(size, self.config)
+        sizes = micro_batch_sizes(size, self.config, self._updater.limit)
         if not self._rehearsed:
             self._rehearse(sizes)
         self._train_clock.start()
-        self._reseed()
         picks = self._stream.take(size)
-        loss = self._updater.update(picks, hyper, sizes)
+        loss, sizes = self._updater.update(picks, hyper, sizes)
         if self._averaged:
             self._averaged.follow(size)
         before = self.samples
@@ -279,7 +278,7 @@ class Training:
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         order = torch.contiguous_format if self._contiguous else torch.channels_last
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
-        self._updater = Updater(self._model, config, self._batches, self.device)
+        self._updater = Updater(self._model, config, self._batches, self.device, self._reseed)
         self._averaged = AveragedModel(self._model, self.total_samples) if config.averaging == "ema" else None
 
     def _rehearse(self, sizes: list[int]) -> None:
@@ -308,6 +307,7 @@ class Training:
             "closing": self._closing,
             "losses": losses,
             "shrink": self._updater.shrink,
+            "memory_limit": self._updater.limit,
             "train_seconds": self._train_clock.seconds,
             "eval_seconds": self._eval_clock.seconds,
             "best_val_accuracy": self._best_val_accuracy,
@@ -326,7 +326,7 @@ class Training:
         self._losses = [
             (torch.tensor(loss, dtype=self._batches.dtype, device=self.device), size) for loss, size in state["losses"]
         ]
-        self._updater.shrink = state["shrink"]
+        self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds, self._eval_clock.seconds = state["train_seconds"], state["eval_seconds"]
         self._best_val_accuracy = state["best_val_accuracy"]
         self._last_eval = EvalRow(**state["last_eval"]) if state["last_eval"] else None

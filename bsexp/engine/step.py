@@ -4,6 +4,8 @@ The one rule: the gradient is that of the mean loss over the whole batch, whatev
 back from the device.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +13,8 @@ from torch.nn import functional
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.stream import Picks
+from bsexp.errors import MemoryExhausted
+from bsexp.planning import micro_batch_sizes, smaller_part
 from bsexp.schedules import Hyper
 
 
@@ -28,23 +32,74 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
     return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov, fused=True)
 
 
-class Updater:
-    """Makes updates of `model`. `shrink` is the sum of lr * weight decay so far."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` says that memory ran out: on a CPU torch raises a plain RuntimeError for it."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text or "std::bad_alloc" in text
 
-    def __init__(self, model: nn.Module, config: RunConfig, batches: Batches, device: torch.device) -> None:
-        self.model, self.config, self.batches, self.device = model, config, batches, device
+
+class Updater:
+    """Makes updates of `model`. `shrink` is the sum of lr * weight decay so far.
+
+    `reseed` is called before the gradients of an update are computed, and again where they are computed once more:
+    dropout masks must be those of the position. `largest` is the largest part that has gone through so far, `limit`
+    the one that memory allows, None as long as it never ran out; both in samples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        batches: Batches,
+        device: torch.device,
+        reseed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model, self.config, self.batches, self.device, self.reseed = model, config, batches, device, reseed
         self.optimizer = build_optimizer(model, config)
         self.shrink = 0.0
+        self.largest = 0
+        self.limit: int | None = None
 
-    def update(self, picks: Picks, hyper: Hyper, sizes: list[int]) -> Tensor:
-        """One update from `picks` in parts of `sizes`; the batch's mean loss, on the device, detached."""
+    def update(self, picks: Picks, hyper: Hyper, sizes: list[int]) -> tuple[Tensor, list[int]]:
+        """One update from `picks` in parts of `sizes`: the batch's mean loss, on the device, detached, and the parts.
+
+        Where memory runs out the same update is computed again in parts of half the size, and `limit` is set to that.
+        Raises MemoryExhausted where parts can't be smaller.
+        """
         self._set(hyper, len(picks.index))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._gradients(self.model, picks, sizes)
+        while (loss := self._tried(picks, sizes)) is None:
+            # Outside the `except`: the exception would keep the failed try's tensors alive.
+            self.limit = smaller_part(max(sizes), self.config)
+            sizes = micro_batch_sizes(len(picks.index), self.config, self.limit)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        return loss
+        return loss, sizes
+
+    def _tried(self, picks: Picks, sizes: list[int]) -> Tensor | None:
+        """The loss, with the gradients in place; None where memory ran out: then nothing has changed."""
+        larger = max(sizes) > self.largest
+        # Batch statistics move in the forward pass. Only a part larger than any before can be the first to fail.
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if larger else []
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.reseed()
+            loss = self._gradients(self.model, picks, sizes)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if not larger and any(True for _ in self.model.buffers()):
+                cure = "run the same command again to go on from the last checkpoint"
+                raise MemoryExhausted("out of memory", "at a batch that fitted before", cure) from None
+        else:
+            self.largest = max(self.largest, *sizes)
+            return loss
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for buffer, before in zip(self.model.buffers(), buffers, strict=False):
+            buffer.copy_(before)
+        return None
 
     def _gradients(self, model: nn.Module, picks: Picks, sizes: list[int]) -> Tensor:
         total = sum(sizes)
@@ -85,5 +140,10 @@ class Updater:
         """Forward and backward on a copy, so that one-off costs of the first step fall outside the clock."""
         import copy
 
-        double = copy.deepcopy(self.model)
-        self._gradients(double, Picks(*(draws[: sizes[0]] for draws in picks)), sizes[:1])
+        try:
+            double = copy.deepcopy(self.model)
+            self._gradients(double, Picks(*(draws[: sizes[0]] for draws in picks)), sizes[:1])
+        except RuntimeError as error:
+            # A copy needs memory that the update itself may not: whether that fits is found out there.
+            if not is_out_of_memory(error):
+                raise

@@ -7,7 +7,8 @@ from typing import Any
 
 from bsexp.errors import StoreError
 from bsexp.records import SCHEMA_VERSION
-from bsexp.store.files import write_text
+from bsexp.store.files import check_schema, write_text
+from bsexp.store.lease import locked
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.tables import read_definition
 
@@ -17,13 +18,16 @@ def merge_definition(place: Place, asked: dict[str, Any]) -> None:
 
     `asked` has question, demonstration, seeds, arms and, where something is tuned, tune.
     """
+    # Several sweeps may add to one name at once: what one has read, no other may change before it has written.
+    with locked(place.path):
+        _merge(place, asked)
+
+
+def _merge(place: Place, asked: dict[str, Any]) -> None:
     import tomli_w
 
     stored = read_definition(place)
-    version = stored.get("schema_version", SCHEMA_VERSION)
-    if version > SCHEMA_VERSION:
-        cure = f"this bsexp reads up to {SCHEMA_VERSION}"
-        raise StoreError("results", f"{place.definition}: schema version {version}", cure)
+    check_schema(place.definition, stored.get("schema_version", SCHEMA_VERSION))
     arms = dict(stored.get("arms", {}))
     for arm, settings in asked["arms"].items():
         if arm in arms:

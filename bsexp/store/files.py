@@ -1,10 +1,12 @@
-"""Writing and reading single files so that a reader never sees half of one.
+"""Writing and reading single files so that a reader never sees half of one, also after a power cut.
 
-The one rule: write beside, then rename; what the operating system refuses becomes a StoreError with the file's name.
+The one rule: write beside, fsync, rename, fsync the folder; what the operating system refuses becomes a StoreError with
+the file's name.
 """
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -12,7 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bsexp.errors import StoreError
+from bsexp.errors import NewerSchema, StoreError
+from bsexp.records import SCHEMA_VERSION
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -22,7 +27,7 @@ def usable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = Path(error.filename).name if error.filename else path.name
-        cure = "free some space and run the same command again" if error.errno == 28 else "choose another --out"
+        cure = "free some space and run the same command again" if error.errno in FULL else "choose another --out"
         raise StoreError("results folder", f"{path}: {error.strerror or error} ({place})", cure) from error
 
 
@@ -34,18 +39,40 @@ def ensure_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, have reached the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is written before it is renamed to `path`; one name for each process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What processes that died in the middle of `write_bytes` left in `folder`."""
+    return list(folder.glob(".*.tmp"))
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace the file at `path` in one go."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = beside(path)
     with usable(path):
         try:
-            with open(beside, "wb") as file:
+            with open(part, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(part, path)
+            sync(path.parent)
         finally:
-            beside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,6 +94,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StoreError("results", f"{path}: not an object", "delete the run's folder and run the sweep again")
     return document
+
+
+def check_schema(path: Path, version: object) -> None:
+    """StoreError for what is no schema version, NewerSchema for one of a later bsexp."""
+    if not isinstance(version, int):
+        raise StoreError("results", f"{path}: schema version {version!r}", "restore the file")
+    if version > SCHEMA_VERSION:
+        raise NewerSchema("results", f"{path}: schema version {version}", f"this bsexp reads up to {SCHEMA_VERSION}")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:

@@ -13,6 +13,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-") or "x"
 
 
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
+def _numbered(folder: Path, pattern: str) -> list[Path]:
+    """What is called NAME-<number>, by number."""
+    found = (path for path in folder.glob(pattern) if path.stem.partition("-")[2].isdigit())
+    return sorted(found, key=_number)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run: results/<name>/runs/<arm>-lr<lr>-s<seed>-<hash8>."""
@@ -53,10 +63,30 @@ class RunFolder:
         """Why the latest attempt failed; removed by the next one."""
         return self.path / "failure.json"
 
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """The files that grow while the run is made."""
+        return (self.steps, self.evals)
+
+    def checkpoint(self, samples: int) -> Path:
+        """Where the state after `samples` samples is kept, in an attempt's folder."""
+        return self.path / f"checkpoint-{samples}.pt"
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints in an attempt's folder, oldest first."""
+        return _numbered(self.path, "checkpoint-*.pt")
+
+    def attempt(self, number: int) -> "RunFolder":
+        """The folder of one attempt: what is written until the run is finished."""
+        return RunFolder(self.path / f"attempt-{number}")
+
     def attempts(self) -> list[Path]:
         """The folders of unfinished attempts, oldest first."""
-        found = self.path.glob("attempt-*")
-        return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+        return _numbered(self.path, "attempt-*")
+
+    def last_attempt(self) -> int:
+        """The number of the latest attempt, 0 where there is none."""
+        return max((_number(path) for path in self.attempts()), default=0)
 
 
 @dataclass(frozen=True)

@@ -3,65 +3,133 @@
 The one rule: an attempt writes into a folder of its own; finishing moves its files into place, summary.json last.
 """
 
+import io
+import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsexp.errors import StoreError
+from bsexp.errors import NewerSchema, StoreError
 from bsexp.records import SCHEMA_VERSION, SUMMARY_COLUMNS, EvalRow, Outcome, StepRow, columns, eval_columns
-from bsexp.store.files import csv_text, ensure_folder, plain, read_json, usable, write_bytes, write_json
+from bsexp.store.checkpoints import Checkpoint, Log, samples_of, write_checkpoint
+from bsexp.store.files import (
+    check_schema,
+    csv_text,
+    ensure_folder,
+    leftovers,
+    plain,
+    read_json,
+    sync,
+    usable,
+    write_bytes,
+    write_json,
+)
+from bsexp.store.lease import BEAT_SECONDS, Lease, Observer, beats, claim, leases
 from bsexp.store.paths import RunFolder
 
 if TYPE_CHECKING:
     from bsexp.config import RunConfig
 
+# In environment.json: what the attempts before this one took.
+EARLIER = "earlier_attempts_seconds"
+
+log = logging.getLogger(__name__)
+
+
+def claim_run(folder: RunFolder, observer: Observer) -> Lease | None:
+    """The claim to make the run in `folder`, or None while another process makes it."""
+    ensure_folder(folder.path)
+    dead = leases(folder.path)
+    lease = claim(folder.path, observer, above=folder.last_attempt)
+    if lease is not None:
+        for path in dead.values():
+            log.warning("taking over from a process that is gone: %s", path)
+    return lease
+
 
 class RunWriter:
-    """Writes one attempt of a run. Rows are kept until `flush`, which appends whole rows."""
+    """Writes one attempt of a run. Rows are kept until `flush`, which appends whole rows.
 
-    def __init__(self, folder: RunFolder, config: "RunConfig", arm: str, environment: dict[str, Any]) -> None:
-        self.folder, self.config, self.arm, self.environment = folder, config, arm, environment
+    `environment` is recorded. `wall_seconds` is what earlier attempts took, as far as is known.
+    """
+
+    def __init__(
+        self, folder: RunFolder, lease: Lease, config: "RunConfig", arm: str, environment: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.lease, self.config, self.arm = folder, lease, config, arm
+        self.environment = dict(environment)
         self.steps: list[StepRow] = []
         self.evals: list[EvalRow] = []
-        self.attempt: RunFolder
+        self.attempt = folder.attempt(lease.number)
+        self.wall_seconds = 0.0
+        self._logs = {path.name: Log(path) for path in self.attempt.logs}
 
-    def open(self) -> None:
-        """Begin: from here on there is something to `abandon`."""
-        config, arm, environment = self.config, self.arm, self.environment
-        ensure_folder(self.folder.path)
-        self._make_attempt()
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "config_hash": config.hash,
-            "arm": arm,
-            "config": config.model_dump(),
-        }
-        write_json(self.attempt.config, document)
-        write_json(self.attempt.environment, environment)
-        self._append(self.attempt.steps, csv_text(columns(StepRow), []))
-        self._append(self.attempt.evals, csv_text(eval_columns(config.val_fraction), []))
+    def begin(self, found: Checkpoint | None) -> None:
+        """Begin the attempt, as a copy of what belongs to `found` where the run goes on from a checkpoint.
 
-    def _make_attempt(self) -> None:
-        """A fresh folder attempt-<n>; attempts that others left behind are cleared when the run is finished."""
-        number = max((int(path.name.partition("-")[2]) for path in self.folder.attempts()), default=0) + 1
-        # Named before it is made: a signal that arrives while the system makes it still finds what to clear up.
-        self.attempt = RunFolder(self.folder.path / f"attempt-{number}")
+        Earlier attempts are cleared away once this one holds all that is needed.
+        """
+        earlier = self.folder.attempts()
+        self.wall_seconds = max(self._wall_of(earlier), found.meta["wall_seconds"] if found else 0.0)
         with usable(self.attempt.path):
-            try:
-                self.attempt.path.mkdir()
-            except FileExistsError:
-                del self.attempt
-                self._make_attempt()
+            self.attempt.path.mkdir()
+            if found is None:
+                self._append(self.attempt.steps.name, csv_text(columns(StepRow), []))
+                self._append(self.attempt.evals.name, csv_text(eval_columns(self.config.val_fraction), []))
+            else:
+                self._copy(found)
+            self.folder.failure.unlink(missing_ok=True)
+        self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
+        write_json(self.attempt.config, config_document(self.config, self.arm))
+        write_json(self.attempt.environment, self.environment)
+        for path in earlier:
+            shutil.rmtree(path, ignore_errors=True)
+        for number, path in leases(self.folder.path).items():
+            if number < self.lease.number:
+                path.unlink(missing_ok=True)
+
+    def _wall_of(self, earlier: list[Path]) -> float:
+        """Seconds up to the death of the last of the `earlier` attempts, as far as its beats tell."""
+        if not earlier:
+            return 0.0
+        try:
+            before = float(read_json(RunFolder(earlier[-1]).environment)[EARLIER])
+        except (StoreError, KeyError, TypeError, ValueError):
+            before = 0.0
+        lived = max(beats(path) for path in [*leases(self.folder.path).values()])
+        return before + lived * BEAT_SECONDS
+
+    def _copy(self, found: Checkpoint) -> None:
+        """The logs cut back to the checkpoint, then the checkpoints: where one is, its logs are."""
+        for name, content in found.logs.items():
+            self._logs[name].append(content)
+            sync(self._logs[name].path)
+        for path in RunFolder(found.path.parent).checkpoints():
+            if samples_of(path) <= samples_of(found.path):
+                _link(path, self.attempt.path / path.name)
+        sync(self.attempt.path)
+        sync(self.folder.path)
 
     def flush(self) -> None:
         """Append the rows that came since the last call."""
-        self._append(self.attempt.steps, csv_text(columns(StepRow), map(asdict, self.steps), header=False))
         names = eval_columns(self.config.val_fraction)
         rows = [dict(zip(names, asdict(row).values(), strict=True)) for row in self.evals]
-        self._append(self.attempt.evals, csv_text(names, rows, header=False))
+        with usable(self.attempt.path):
+            self._append(self.attempt.steps.name, csv_text(columns(StepRow), map(asdict, self.steps), header=False))
+            self._append(self.attempt.evals.name, csv_text(names, rows, header=False))
         self.steps, self.evals = [], []
+
+    def save(self, samples: int, meta: Mapping[str, Any], payload: bytes) -> None:
+        """Keep the state after `samples` samples, together with the rows up to it."""
+        self.flush()
+        with usable(self.attempt.path):
+            for kept in self._logs.values():
+                sync(kept.path)
+        extents = {name: kept.extent() for name, kept in self._logs.items()}
+        write_checkpoint(self.attempt, samples, {**meta, "logs": extents}, payload)
 
     def finish(self, summary: dict[str, Any], predictions: dict[str, Any], weights: bytes | None = None) -> None:
         """Write what the end of the run brings and move everything into place. Harmless when done twice."""
@@ -72,37 +140,83 @@ class RunWriter:
             write_bytes(self.attempt.weights, weights)
         write_json(self.attempt.summary, summary)
         with usable(self.folder.path):
-            for name in sorted(os.listdir(self.attempt.path), key=lambda name: name == "summary.json"):
+            for kept in self._logs.values():
+                sync(kept.path)
+            # Where the run is made anew its files change: it isn't finished until all of them are the new ones.
+            self.folder.summary.unlink(missing_ok=True)
+            names = [path.name for path in self.attempt.path.iterdir()]
+            moved = [name for name in names if name != self.attempt.summary.name and not self._private(name)]
+            for name in sorted(moved):
                 os.replace(self.attempt.path / name, self.folder.path / name)
-            self.folder.failure.unlink(missing_ok=True)
-            for path in self.folder.attempts():
-                shutil.rmtree(path, ignore_errors=True)
+            sync(self.folder.path)
+            os.replace(self.attempt.summary, self.folder.summary)
+            sync(self.folder.path)
+            self._clear()
 
-    def abandon(self) -> None:
-        """Leave nothing of this attempt, if it was begun at all."""
-        if not hasattr(self, "attempt"):
-            return
-        shutil.rmtree(self.attempt.path, ignore_errors=True)
-        if self.folder.path.is_dir() and not os.listdir(self.folder.path):
-            self.folder.path.rmdir()
+    def _private(self, name: str) -> bool:
+        return name.startswith((".", "checkpoint-"))
+
+    def _clear(self) -> None:
+        self.folder.failure.unlink(missing_ok=True)
+        for path in self.folder.attempts():
+            shutil.rmtree(path, ignore_errors=True)
+        for number, path in leases(self.folder.path).items():
+            if number != self.lease.number:
+                path.unlink(missing_ok=True)
+        for path in leftovers(self.folder.path):
+            path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """End the attempt before the run is finished: what can be gone on from stays, anything else goes."""
+        if not self.attempt.checkpoints():
+            shutil.rmtree(self.attempt.path, ignore_errors=True)
 
     def fail(self, reason: str, trace: str) -> None:
-        """Record why the attempt failed and leave nothing else of it."""
-        write_json(self.folder.failure, {"schema_version": SCHEMA_VERSION, "reason": reason, "trace": trace})
-        shutil.rmtree(self.attempt.path, ignore_errors=True)
+        """Record why the attempt failed."""
+        record_failure(self.folder, reason, trace)
+        self.leave()
 
-    def _append(self, path: Path, text: str) -> None:
-        with usable(path), open(path, "a", encoding="utf-8", newline="") as file:
-            file.write(text)
+    def _append(self, name: str, text: str) -> None:
+        if text:
+            self._logs[name].append(text.encode())
 
     def _save_arrays(self, arrays: dict[str, Any]) -> None:
-        import io
-
         import numpy
 
         content = io.BytesIO()
         numpy.savez_compressed(content, **arrays)
         write_bytes(self.attempt.predictions, content.getvalue())
+
+
+def _link(old: Path, new: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
+        sync(new)
+
+
+def config_document(config: "RunConfig", arm: str) -> dict[str, Any]:
+    """The document of config.json."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config_hash": config.hash,
+        "arm": arm,
+        "config": config.model_dump(),
+    }
+
+
+def announce(folder: RunFolder, config: "RunConfig", arm: str) -> None:
+    """A planned run is a folder with its config: whoever comes later knows what is waiting."""
+    ensure_folder(folder.path)
+    if not folder.config.exists():
+        write_json(folder.config, config_document(config, arm))
+
+
+def record_failure(folder: RunFolder, reason: str, trace: str = "") -> None:
+    """Write failure.json: why the latest attempt failed."""
+    write_json(folder.failure, {"schema_version": SCHEMA_VERSION, "reason": reason, "trace": trace})
 
 
 def summarise(
@@ -124,16 +238,30 @@ def summarise(
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any] | None:
-    """The summary of a finished run, None for any other. StoreError for a damaged or newer one."""
+    """The summary of a finished run, None for any other. StoreError for a damaged one, NewerSchema for a newer one."""
     if not folder.summary.exists():
         return None
     summary = read_json(folder.summary)
-    version = summary.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise StoreError(
-            "results", f"{folder.summary}: schema version {version!r}", f"this bsexp reads up to {SCHEMA_VERSION}"
-        )
+    check_schema(folder.summary, summary.get("schema_version"))
+    missing = [name for name in SUMMARY_COLUMNS if name not in summary]
+    if missing:
+        cure = "delete the run's folder and run the sweep again"
+        raise StoreError("results", f"{folder.summary}: {missing[0]!r} is missing", cure)
     return summary
+
+
+def finished(folder: RunFolder) -> dict[str, Any] | None:
+    """The summary of a finished run; None for any other, and, with a warning, for one whose summary is damaged.
+
+    Raises NewerSchema.
+    """
+    try:
+        return read_summary(folder)
+    except NewerSchema:
+        raise
+    except StoreError as error:
+        log.warning("damaged: %s: the run is made again", error.which)
+        return None
 
 
 def read_failure(folder: RunFolder) -> str | None:

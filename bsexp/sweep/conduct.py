@@ -5,41 +5,57 @@ the first of them starts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bsexp.config import RunConfig
+from bsexp.errors import RunsFailed
 from bsexp.planning import estimate_seconds
-from bsexp.records import SCHEMA_VERSION
 from bsexp.store.definition import merge_definition
-from bsexp.store.files import ensure_folder, write_json
+from bsexp.store.files import ensure_folder
 from bsexp.store.paths import Experiment as Place
-from bsexp.store.runs import read_summary
+from bsexp.store.runs import announce, finished
 from bsexp.store.tables import write_runs_table
-from bsexp.sweep.executors import Event, ProcessSettings, run_local
+from bsexp.sweep.executors import Event, run_local
 from bsexp.sweep.experiment import Experiment
-from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, task_of
+from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, planned_runs, task_of
+from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 from bsexp.sweep.tuning import choose, write_choice
+
+# So many runs that fail alike, before any has finished, are not bad luck.
+ALIKE = 3
 
 
 @dataclass(frozen=True)
 class Means:
-    """With what a sweep is made: one worker per entry of `devices`, none to plan only."""
+    """With what a sweep is made: one worker per entry of `devices`, none to plan only.
+
+    `retry` (failed, diverged, all or None): which runs that ended without a result are made again. `fail_fast`: the
+    first failure ends everything.
+    """
 
     devices: tuple[str, ...]
     execution: Execution
-    settings: ProcessSettings
+    stop: StopSignals
+    retry: str | None = None
+    fail_fast: bool = False
 
 
 @dataclass
 class Tally:
-    """How a sweep ended. Sample counts: of the runs made now, and of all runs of the plan."""
+    """How a sweep ended. Sample counts: of the runs made now, and of all runs of the plan.
+
+    `left`: runs that failed in an earlier call and weren't made again.
+    """
 
     planned: int = 0
     finished: int = 0
     diverged: int = 0
     collapsed: int = 0
     failed: int = 0
+    left: int = 0
     made: int = 0
     samples_trained: int = 0
     samples_total: int = 0
@@ -72,6 +88,16 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
             return tally
         chosen = write_choice(place, choose(summaries))
     planned = plan_runs(experiment.arms, experiment.seeds, lambda arm: [chosen.get(arm)])
+    return _reported(planned, place, means, watch, tally)
+
+
+def conduct_waiting(place: Place, means: Means, watch: Watch) -> Tally:
+    """Make what waits in a collection without a definition, which `runs` is: every run that a folder announces."""
+    return _reported(planned_runs(place), place, means, watch, Tally())
+
+
+def _reported(planned: list[PlannedRun], place: Place, means: Means, watch: Watch, tally: Tally) -> Tally:
+    """Make the reported runs, and count how everything ended."""
     tasks, summaries = _make("runs", planned, place, place.name, means, watch, tally)
     write_runs_table(place)
     tally.planned = len(tasks)
@@ -110,30 +136,42 @@ def _make(
         task.folder.path: estimate_seconds(run.config, run.plan) or float(run.plan.updates)
         for task, run in zip(everything, planned, strict=True)
     }
-    missing = {task.folder.path: task for task in everything if read_summary(task.folder) is None}
-    tasks = sorted(missing.values(), key=lambda task: -costs[task.folder.path])
+    unique = {task.folder.path: task for task in everything}.values()
+    missing = [found for task in unique if (found := _missing(task, means.retry, tally)) is not None]
+    tasks = sorted(missing, key=lambda task: -costs[task.folder.path])
     for task in tasks:
-        _announce(task)
+        announce(task.folder, RunConfig(**task.config), task.arm)
     watch(phase, tasks, [costs[task.folder.path] for task in tasks], None)
     if means.devices and tasks:
-        for event in run_local(tasks, means.devices, means.execution, means.settings):
-            watch(phase, tasks, [], event)
-            if event.kind == "done":
-                tally.made += 1
-                tally.samples_trained += event.content["samples"]
-    return everything, [summary for task in everything if (summary := read_summary(task.folder))]
+        failures: list[str] = []
+        with closing(run_local(tasks, means.devices, means.execution, means.stop)) as events:
+            for event in events:
+                watch(phase, tasks, [], event)
+                if event.kind == "done":
+                    tally.made += event.content.samples > 0
+                    tally.samples_trained += event.content.samples
+                elif event.kind == "failed":
+                    failures.append(event.content)
+                    _give_up(failures, tally, means)
+    return everything, [summary for task in everything if (summary := finished(task.folder))]
 
 
-def _announce(task: Task) -> None:
-    """A planned run is a folder with its config: whoever comes later knows what is waiting."""
-    from bsexp.config import RunConfig
+def _missing(task: Task, retry: str | None, tally: Tally) -> Task | None:
+    """The task if its run is to be made: it isn't finished, or ended in a way that `retry` names."""
+    summary = finished(task.folder)
+    if summary is not None:
+        again = summary["status"] in ("diverged", "collapsed") and retry in ("diverged", "all")
+        return replace(task, anew=True) if again else None
+    if task.folder.failure.exists() and retry not in ("failed", "all"):
+        tally.left += 1
+        return None
+    return task
 
-    ensure_folder(task.folder.path)
-    if not task.folder.config.exists():
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "config_hash": RunConfig(**task.config).hash,
-            "arm": task.arm,
-            "config": task.config,
-        }
-        write_json(task.folder.config, document)
+
+def _give_up(failures: list[str], tally: Tally, means: Means) -> None:
+    """Raise RunsFailed where going on makes no sense."""
+    cure = "mend it, then run the same command with --retry failed"
+    if means.fail_fast:
+        raise RunsFailed("sweep", f"a run failed: {failures[-1]}", cure)
+    if not tally.made and len(failures) >= ALIKE and len(set(failures)) == 1:
+        raise RunsFailed("sweep", f"the first {len(failures)} runs all failed alike: {failures[-1]}", cure)

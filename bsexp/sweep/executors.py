@@ -1,160 +1,241 @@
 """Workers on this machine: processes that import torch once, load the data once and take one run after another.
 
-The one rule: a worker that dies costs its run one attempt and nothing else; the parent never imports torch.
+The one rule: a worker that dies costs its run one attempt and nothing else; a parent that dies takes its workers with
+it; the parent never imports torch.
 """
 
+import logging
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
-from bsexp.errors import BsexpError
-from bsexp.sweep.signals import Stopped, raise_on_signals
+from bsexp.errors import BsexpError, MemoryExhausted
+from bsexp.store.runs import record_failure
+from bsexp.sweep.signals import Stopped, StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
 if TYPE_CHECKING:
     from bsexp.engine.loop import Training
+    from bsexp.sweep.runner import Made
 
 ATTEMPTS = 3
+LOOK_SECONDS = 0.2
+GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to task number `index`: `content` is the share done, a summary, or the reason of a failure."""
+    """What happened to task number `index` (none: -1).
 
-    kind: Literal["started", "progress", "done", "failed"]
+    `content` is the share done, what was made (its summary and the samples trained for it), the reason of a failure, or
+    (level, text) of something to tell.
+    """
+
+    kind: Literal["started", "progress", "done", "failed", "told"]
     index: int
     content: Any = None
-
-
-@dataclass(frozen=True)
-class ProcessSettings:
-    """What each worker settles before its first run: CPU threads (None: torch's choice), kernels, allocator."""
-
-    threads: int | None
-    deterministic: bool
-    keep_memory: bool
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    device: str
     index: int | None = None
 
 
+class _Pool:
+    """The workers, what waits for them, and how often each task was begun."""
+
+    def __init__(self, tasks: Sequence[Task], devices: Sequence[str], execution: Execution) -> None:
+        self.tasks, self.execution = tasks, execution
+        self.waiting = deque(range(len(tasks)))
+        self.tries = [0] * len(tasks)
+        self.busy: set[int] = set()
+        self.workers = [_start(device, execution) for device in devices[: len(tasks)]]
+
+    def hand_out(self, worker: _Worker) -> Iterator[Event]:
+        """Give `worker` the next task. One that another process was making comes last, and is waited for."""
+        worker.index = None
+        if self.waiting:
+            worker.index = self.waiting.popleft()
+            worker.pipe.send((self.tasks[worker.index], worker.index in self.busy))
+            yield Event("started", worker.index)
+
+    def hear(self, worker: _Worker) -> Iterator[Event]:
+        """Take what `worker` says; raises the BsexpError that ends everything."""
+        try:
+            kind, content = worker.pipe.recv()
+        except (EOFError, OSError):
+            yield from self._replace(worker)
+            return
+        if kind == "refused":
+            raise content
+        assert worker.index is not None
+        if kind == "busy":
+            self.busy.add(worker.index)
+            self.waiting.append(worker.index)
+        else:
+            yield Event(kind, worker.index, content)
+        if kind not in ("progress", "told"):
+            yield from self.hand_out(worker)
+
+    def _replace(self, worker: _Worker) -> Iterator[Event]:
+        """A worker is gone: its run goes back, or has failed after ATTEMPTS tries; another takes its place."""
+        worker.process.join()
+        index, code = worker.index, worker.process.exitcode
+        assert index is not None
+        self.tries[index] += 1
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        if self.tries[index] < ATTEMPTS:
+            self.waiting.append(index)
+            yield Event(
+                "told", index, (logging.WARNING, f"a worker died ({how}): {self.tasks[index].folder.path.name}")
+            )
+        else:
+            reason = f"its worker died {ATTEMPTS} times ({how})"
+            record_failure(self.tasks[index].folder, reason)
+            yield Event("failed", index, reason)
+        fresh = _start(worker.device, self.execution)
+        worker.process, worker.pipe = fresh.process, fresh.pipe
+        yield from self.hand_out(worker)
+
+    def stop(self) -> None:
+        """End all workers: one without a task ends with its pipe, one that trains is told and clears up first."""
+        for worker in self.workers:
+            if worker.index is None:
+                worker.pipe.close()
+            else:
+                worker.process.terminate()
+        try:
+            # As long as a checkpoint takes; a second signal ends the waiting.
+            while any(worker.process.is_alive() for worker in self.workers):
+                time.sleep(0.02)
+        finally:
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.join()
+
+
 def run_local(
-    tasks: Sequence[Task], devices: Sequence[str], execution: Execution, settings: ProcessSettings
-) -> Iterator[Event]:
+    tasks: Sequence[Task], devices: Sequence[str], execution: Execution, stop: StopSignals
+) -> Generator[Event, None, None]:
     """Make all `tasks` with one worker per entry of `devices`, in the order given; yields what happens.
 
-    An error that is the user's (BsexpError) ends everything and is raised here; any other failure costs its run only.
+    An error that is the user's (BsexpError) ends everything and is raised here; any other failure costs its run only. A
+    signal that `stop` hears ends the workers after their update, with checkpoints, and raises Stopped.
     """
-    waiting = deque((index, 1) for index in range(len(tasks)))
-    tries: dict[int, int] = {}
-    workers: list[_Worker] = []
+    pool = _Pool(tasks, devices, execution)
     try:
-        for device in devices[: len(tasks)]:
-            workers.append(_start(device, execution, settings))
-        for worker in workers:
-            yield from _hand_out(worker, waiting, tries, tasks)
-        while any(worker.index is not None for worker in workers):
-            for pipe in wait([worker.pipe for worker in workers if worker.index is not None]):
-                number = next(k for k, worker in enumerate(workers) if worker.pipe is pipe)
-                worker = workers[number]
-                try:
-                    kind, content = worker.pipe.recv()
-                except (EOFError, OSError):
-                    yield from _bury(worker, waiting, tries)
-                    workers[number] = worker = _start(devices[number], execution, settings)
-                    yield from _hand_out(worker, waiting, tries, tasks)
-                    continue
-                if kind == "refused":
-                    raise content
-                assert worker.index is not None
-                yield Event(kind, worker.index, content)
-                if kind != "progress":
-                    yield from _hand_out(worker, waiting, tries, tasks)
+        with stop.gentle():
+            for worker in pool.workers:
+                yield from pool.hand_out(worker)
+            while at_work := {worker.pipe: worker for worker in pool.workers if worker.index is not None}:
+                for pipe in wait(list(at_work), LOOK_SECONDS):
+                    yield from pool.hear(at_work[pipe])  # type: ignore[index]
+                stop.check()
     finally:
-        _stop(workers)
+        pool.stop()
 
 
-def _start(device: str, execution: Execution, settings: ProcessSettings) -> _Worker:
+def _start(device: str, execution: Execution) -> _Worker:
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, device, execution, settings), daemon=True)
-    process.start()
+    process = context.Process(target=_work, args=(theirs, device, execution, os.getpid()), daemon=True)
+    with _ctrl_c_blocked():
+        process.start()
     theirs.close()
-    return _Worker(process, mine)
+    return _Worker(process, mine, device)
 
 
-def _hand_out(
-    worker: _Worker, waiting: deque[tuple[int, int]], tries: dict[int, int], tasks: Sequence[Task]
-) -> Iterator[Event]:
-    worker.index = None
-    if waiting:
-        worker.index, tries[worker.index] = waiting.popleft()
-        worker.pipe.send(tasks[worker.index])
-        yield Event("started", worker.index)
-
-
-def _bury(worker: _Worker, waiting: deque[tuple[int, int]], tries: dict[int, int]) -> Iterator[Event]:
-    """A worker is gone: its run goes back, or has failed after ATTEMPTS tries."""
-    worker.process.join()
-    index = worker.index
-    assert index is not None
-    if tries[index] < ATTEMPTS:
-        waiting.append((index, tries[index] + 1))
-    else:
-        yield Event("failed", index, f"its worker died {ATTEMPTS} times (exit code {worker.process.exitcode})")
-
-
-def _stop(workers: list[_Worker]) -> None:
-    for worker in workers:
-        # A worker that waits for a task ends when its pipe does; one that trains is told, and clears up first.
-        if worker.index is None:
-            worker.pipe.close()
-        else:
-            worker.process.terminate()
-    for worker in workers:
-        worker.process.join(10)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-
-
-def _work(pipe: Connection, device: str, execution: Execution, settings: ProcessSettings) -> None:
-    """A worker's life. The terminal's Ctrl-C is the parent's business; the parent ends workers with SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise_on_signals()
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """A process started here never hears the terminal's Ctrl-C, not even while it imports: the parent answers it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        from bsexp.engine.device import set_up
-        from bsexp.sweep.runner import make_run
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-        found = set_up(device, settings.threads, settings.deterministic, settings.keep_memory)
-        mine = execution.on(device, found)
 
-        def tell(training: "Training", row: object) -> None:
-            try:
-                pipe.send(("progress", training.samples / training.total_samples))
-            except OSError:
-                # Nobody listens any more: an end from outside, not a failure of the run.
-                raise Stopped(signal.SIGTERM) from None
-
-        while True:
-            task = pipe.recv()
-            try:
-                summary = make_run(task, mine, tell)
-                pipe.send(("done", summary))
-            except BsexpError as error:
-                pipe.send(("refused", error))
-            except OSError:
-                raise
-            except Exception as error:
-                pipe.send(("failed", f"{type(error).__name__}: {error}".splitlines()[0]))
+def _work(pipe: Connection, device: str, execution: Execution, parent: int) -> None:
+    """A worker's life. The parent ends it with SIGTERM, or by dying."""
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    try:
+        with StopSignals(("SIGTERM",), ignored=("SIGINT", "SIGHUP", "SIGUSR1")) as stop:
+            _take_tasks(pipe, device, execution, stop)
     except (EOFError, OSError, Stopped):
         return
+
+
+def _watch_parent(parent: int) -> None:
+    """End this process when its parent has died: in good order, or after GRACE_SECONDS at once."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+class _Teller(logging.Handler):
+    """Sends what the library logs to the parent, which shows it."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.send("told", (record.levelno, record.getMessage()))
+
+
+def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopSignals) -> None:
+    from bsexp.engine.device import set_up
+    from bsexp.sweep.runner import make_run
+
+    def say(kind: str, content: Any) -> None:
+        try:
+            pipe.send((kind, content))
+        except OSError:
+            # Nobody listens any more: an end from outside, not a failure of the run.
+            stop.request(signal.SIGTERM)
+
+    def tell(training: "Training", row: object) -> None:
+        say("progress", training.samples / training.total_samples)
+
+    logger = logging.getLogger("bsexp")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Teller(say))
+    found = set_up(device, execution.threads, execution.deterministic, execution.keep_memory)
+    mine = execution.on(device, found)
+    while True:
+        task, wait_for_it = pipe.recv()
+        say(*_answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
+        stop.check()
+
+
+def _answer(make: Callable[[], "Made"]) -> tuple[str, Any]:
+    """What came of a run, in the words of `Event`, or "busy", or "refused" with the error that ends the sweep."""
+    from bsexp.sweep.runner import Busy
+
+    try:
+        return "done", make()
+    except Busy:
+        return "busy", None
+    except MemoryExhausted as error:
+        return "failed", str(error)
+    except BsexpError as error:
+        return "refused", error
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {error}".splitlines()[0]

@@ -15,6 +15,8 @@ from bsexp.config import check_value, parse_values
 from bsexp.errors import BsexpError, UsageError, nearest
 from bsexp.options import OPTIONS, RUN_FIELDS, options_of
 from bsexp.schedules import find_strategy
+from bsexp.store.paths import Experiment as Place
+from bsexp.store.tables import read_definition
 
 MAX_BYTES = 1_000_000
 TOP = ("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude")
@@ -119,6 +121,22 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
         tune=tune,
         execution=execution,
         notes=tuple(notes),
+    )
+
+
+def stored_experiment(place: Place) -> Experiment | None:
+    """The experiment kept beside results, as `worker` makes it; None where there is none."""
+    stored = read_definition(place)
+    if not stored:
+        return None
+    tune = stored.get("tune")
+    return Experiment(
+        name=place.name,
+        question=stored.get("question", ""),
+        demonstration=stored.get("demonstration", False),
+        arms=stored["arms"],
+        seeds=tuple(stored["seeds"]),
+        tune=Tune(tuple(tune["lr"]), tuple(tune["seeds"])) if tune else None,
     )
 
 

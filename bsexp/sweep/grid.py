@@ -12,6 +12,7 @@ from bsexp.config import RunConfig
 from bsexp.data import sources
 from bsexp.errors import BsexpError
 from bsexp.planning import Plan, plan_run
+from bsexp.store.files import read_json
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.tasks import Task
@@ -51,6 +52,16 @@ def plan_runs(
                     planned.append(PlannedRun(arm, config, outline))
         except BsexpError as error:
             raise error.within(f"arms.{arm}") from None
+    return planned
+
+
+def planned_runs(place: Place) -> list[PlannedRun]:
+    """Every run that has a folder in `place`, as its config.json says."""
+    planned = []
+    for folder in place.run_folders():
+        document = read_json(folder.config)
+        config = RunConfig(**document["config"])
+        planned.append(PlannedRun(document["arm"], config, plan_run(config, num_trained(config))))
     return planned
 
 

@@ -1,10 +1,16 @@
 """Signals that end a run or a sweep in good order.
 
-The one rule: a signal becomes an exception at a place where files are consistent; the exit code is 128 + its number.
+The one rule: where work can be finished in order the first signal is only noted, and a second one ends it at once;
+everywhere else the first one does. The exit code is 128 + the signal's number.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class Stopped(BaseException):
@@ -20,12 +26,48 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
-def raise_on_signals() -> None:
-    """Make SIGTERM, SIGHUP and SIGUSR1 raise Stopped in the main thread; SIGINT stays KeyboardInterrupt."""
+class StopSignals:
+    """Listens to `names` in the main thread while its block runs. `ignored` are signals that somebody else answers."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+    def __init__(self, names: tuple[str, ...] = NAMES, ignored: tuple[str, ...] = ()) -> None:
+        self.requested: int | None = None
+        self._gentle = 0
+        self._names, self._ignored = names, ignored
+        self._before: list[tuple[int, Any]] = []
 
-    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    def __enter__(self) -> "StopSignals":
+        for names, answer in ((self._names, self._hear), (self._ignored, signal.SIG_IGN)):
+            for name in names:
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._before.append((number, signal.signal(number, answer)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, answer in reversed(self._before):
+            signal.signal(number, answer)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._gentle and self.requested is None:
+            self.requested = number
+        else:
+            raise Stopped(number)
+
+    @contextmanager
+    def gentle(self) -> Iterator[None]:
+        """In this block the first signal is only noted in `requested`: look at it, or call `check`."""
+        self._gentle += 1
+        try:
+            yield
+        finally:
+            self._gentle -= 1
+
+    def request(self, number: int) -> None:
+        """As if the signal had come in a gentle block."""
+        if self.requested is None:
+            self.requested = number
+
+    def check(self) -> None:
+        """Raise Stopped where a signal was noted."""
+        if self.requested is not None:
+            raise Stopped(self.requested)

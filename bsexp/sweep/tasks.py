@@ -11,22 +11,33 @@ from bsexp.store.paths import RunFolder
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be made: where it belongs and what it is."""
+    """A run to be made: where it belongs and what it is. `anew`: also where it is finished, and from its start."""
 
     experiment: str
     folder: RunFolder
     arm: str
     config: dict[str, Any]
     max_batch: int
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How runs are made, none of it in their ids. `environment` is recorded; `alone`: no other run on this machine."""
+    """How runs are made, none of it in their ids.
+
+    `environment` is recorded; `threads` None is torch's choice; `asked` names those of device and threads that the user
+    asked for; `alone`: no other run on this machine.
+    """
 
     device: str
     save_model: bool
     environment: dict[str, Any]
+    threads: int | None = None
+    deterministic: bool = False
+    keep_memory: bool = True
+    checkpoint_seconds: float = 30.0
+    allow_changed: bool = False
+    asked: frozenset[str] = frozenset()
     alone: bool = False
 
     def on(self, device: str, found: dict[str, Any]) -> "Execution":
