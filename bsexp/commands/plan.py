@@ -11,7 +11,7 @@ from bsexp.errors import UsageError
 from bsexp.planning import estimate_seconds
 from bsexp.schedules import noise_scale, simulate
 from bsexp.store.paths import Experiment as Place
-from bsexp.store.runs import read_summary
+from bsexp.store.runs import finished
 from bsexp.sweep.devices import worker_devices
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 
@@ -160,7 +160,7 @@ def _seconds(planned: list[PlannedRun], place: Place, workers: int) -> tuple[flo
     for run in planned:
         cost = estimate_seconds(run.config, run.plan)
         costs.setdefault(run.arm, []).append(cost if cost is not None else float(run.plan.updates))
-        summary = read_summary(task_of(run, place, place.name).folder)
+        summary = finished(task_of(run, place, place.name).folder)
         if summary and summary["status"] == "finished":
             measured.setdefault(run.arm, []).append(summary["wall_seconds"] / costs[run.arm][-1])
     unknown = any(estimate_seconds(run.config, run.plan) is None for run in planned)

@@ -16,7 +16,8 @@ from bsexp.errors import BsexpError, StoreError
 from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
 from bsexp.store.files import csv_text, read_json, write_text
 from bsexp.store.paths import Experiment, RunFolder
-from bsexp.store.runs import read_summary
+from bsexp.store.lease import holder
+from bsexp.store.runs import finished, read_summary
 
 if TYPE_CHECKING:
     import pandas
@@ -220,7 +221,7 @@ def write_runs_table(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def counts(experiment: Experiment) -> dict[str, int]:
-    """Runs by state: the statuses of finished ones, `failed`, `running` (an attempt is there) and `planned`."""
+    """Runs by state, as `run_state` tells them."""
     found: dict[str, int] = {}
     for folder in experiment.run_folders():
         state = run_state(folder)
@@ -229,10 +230,10 @@ def counts(experiment: Experiment) -> dict[str, int]:
 
 
 def run_state(folder: RunFolder) -> str:
-    """finished, collapsed, diverged, failed, running or waiting."""
-    summary = read_summary(folder)
+    """finished, collapsed, diverged; running (a process holds it), failed, or waiting: to be begun or gone on with."""
+    summary = finished(folder)
     if summary is not None:
         return str(summary["status"])
-    if folder.attempts():
+    if holder(folder.path) is not None:
         return "running"
     return "failed" if folder.failure.exists() else "waiting"
