@@ -5,6 +5,7 @@ The one rule: one meaning of the execution options, whichever command takes them
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bsexp.console import Meter, Talk, duration
@@ -104,12 +105,17 @@ class Watch:
             self._shown = None
 
 
-def tell_end(tally: Tally, name: str, options: dict[str, Any], talk: Talk, seconds: float) -> int:
+def tell_end(tally: Tally, folder: Path, options: dict[str, Any], talk: Talk, seconds: float) -> int:
     """Say how it ended, as a document on stdout where that is asked for, and in words; the exit code."""
+    name = folder.name
     if options.get("json"):
         counts = ("planned", "finished", "failed", "diverged", "collapsed", "samples_trained", "samples_total")
         document = {count: getattr(tally, count) for count in counts}
         talk.document({"experiment": name, **document, "seconds": round(seconds, 3)})
+    if options.get("jobs") == 0:
+        missing = tally.planned - tally.finished - tally.diverged - tally.collapsed
+        talk.note(f"{name}: {missing} of {tally.planned} runs wait; bsexp worker {folder} makes them")
+        return 0
     made = f"{tally.made} made now" if tally.made else "nothing to make"
     parts = [f"{tally.finished} of {tally.planned} runs finished"]
     parts += [f"{count} {state}" for state in ("diverged", "collapsed", "failed") if (count := getattr(tally, state))]

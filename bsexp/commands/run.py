@@ -10,6 +10,7 @@ from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk
 from bsexp.errors import BsexpError, RunsFailed
 from bsexp.options import RUN_FIELDS
+from bsexp.store.files import ensure_results
 from bsexp.store.paths import Experiment
 from bsexp.store.runs import finished
 from bsexp.sweep.devices import default_model
@@ -23,7 +24,8 @@ def main(schedule: str, given: dict[str, Any]) -> int:
     talk = talk_of(given)
     values = values_of(given)
     run = planned_run(schedule, values, given.get("set", []))
-    place = Experiment(Path(values.get("out", "results")) / values.get("name", "runs"))
+    out = Path(values.get("out", "results"))
+    place = Experiment(out / values.get("name", "runs"))
     task = task_of(run, place, place.name)
     if values.get("dry_run"):
         talk.result(describe(run))
@@ -32,6 +34,7 @@ def main(schedule: str, given: dict[str, Any]) -> int:
     if summary is not None:
         talk.note("this run is finished already (--no-resume trains it anew)")
     else:
+        ensure_results(out)
         anew = not values.get("resume", True)
         summary = _train(replace(task, anew=anew), run, values, talk)
     if values.get("json"):

@@ -11,6 +11,7 @@ from bsexp.commands.making import tell_end, watched
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
+from bsexp.store.files import ensure_results
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.conduct import conduct
 from bsexp.sweep.devices import default_model
@@ -31,13 +32,15 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     if options.get("dry_run"):
         talk.result(f"{asked.name}: {runs} runs and {trials} tuning runs; nothing was written")
         return 0
-    place = Place(Path(options.get("out", "results")) / asked.name)
+    out = Path(options.get("out", "results"))
+    ensure_results(out)
+    place = Place(out / asked.name)
     tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
     if options.get("report", True) and tally.finished:
         from bsexp.commands.report import report_experiment
 
         report_experiment(place, talk, show=not options.get("json"))
-    return tell_end(tally, asked.name, options, talk, time.monotonic() - began)
+    return tell_end(tally, place.path, options, talk, time.monotonic() - began)
 
 
 def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:

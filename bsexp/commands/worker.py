@@ -27,4 +27,4 @@ def main(folder: str, given: dict[str, Any]) -> int:
         tally = watched(talk, options, lambda means, watch: conduct_waiting(place, means, watch))
     else:
         tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
-    return tell_end(tally, place.name, options, talk, time.monotonic() - began)
+    return tell_end(tally, place.path, options, talk, time.monotonic() - began)

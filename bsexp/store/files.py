@@ -31,11 +31,23 @@ def usable(path: Path) -> Iterator[None]:
         raise StoreError("results folder", f"{path}: {error.strerror or error} ({place})", cure) from error
 
 
+def ensure_results(out: Path) -> None:
+    """Make the folder of all results. StoreError where that can't be.
+
+    Its parent must be there: where a disk isn't mounted, results for it belong nowhere else.
+    """
+    if out.is_symlink() and not out.exists():
+        raise StoreError("results folder", f"{out} is a link to nothing", "choose another --out")
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise StoreError("results folder", f"{out} is not a folder", "choose another --out")
+    if not os.path.exists(out.parent):
+        raise StoreError("results folder", f"{out}: there is no {out.parent}", "make it, or choose another --out")
+    ensure_folder(out)
+
+
 def ensure_folder(path: Path) -> None:
     """Make `path` and its parents; StoreError where that can't be."""
     with usable(path):
-        if path.is_symlink() and not path.exists():
-            raise StoreError("results folder", f"{path} is a link to nothing", "choose another --out")
         path.mkdir(parents=True, exist_ok=True)
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bsexp.errors import BsexpError, StoreError
 from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
 from bsexp.store.files import csv_text, read_json, write_text
-from bsexp.store.paths import Experiment, RunFolder
 from bsexp.store.lease import holder
+from bsexp.store.paths import Experiment, RunFolder
 from bsexp.store.runs import finished, read_summary
 
 if TYPE_CHECKING:

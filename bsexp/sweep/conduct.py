@@ -84,7 +84,8 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
         ensure_folder(place.tuning.path)
         tasks, summaries = _make("tuning", trials, place.tuning, place.name, means, watch, tally)
         if len(summaries) < len(tasks):
-            tally.planned, tally.failed = len(tasks), len(tasks) - len(summaries)
+            tally.planned = len(tasks)
+            tally.failed = len(tasks) - len(summaries) if means.devices else 0
             return tally
         chosen = write_choice(place, choose(summaries))
     planned = plan_runs(experiment.arms, experiment.seeds, lambda arm: [chosen.get(arm)])

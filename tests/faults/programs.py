@@ -27,13 +27,18 @@ _context.set_forkserver_preload(PRELOADED)
 
 
 class Program:
-    """A running `bsexp ARGUMENTS` in the folder `cwd`; what it says is kept in files there."""
+    """A running `bsexp ARGUMENTS` in the folder `cwd`; what it says is kept in files there, called after `name`."""
 
     def __init__(
-        self, cwd: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+        self,
+        cwd: Path,
+        *arguments: str,
+        before: Callable[[], None] | None = None,
+        name: str = "said",
+        **environment: str,
     ) -> None:
-        self.out, self.err = cwd / "said.out", cwd / "said.err"
-        self._process = _context.Process(target=_become, args=(str(cwd), arguments, environment, before))
+        self.out, self.err = cwd / f"{name}.out", cwd / f"{name}.err"
+        self._process = _context.Process(target=_become, args=(str(cwd), arguments, environment, before, name))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -71,19 +76,19 @@ class Program:
 
 
 def _become(
-    cwd: str, arguments: tuple[str, ...], environment: dict[str, str], before: Callable[[], None] | None
+    cwd: str, arguments: tuple[str, ...], environment: dict[str, str], before: Callable[[], None] | None, said: str
 ) -> None:
     from bsexp.cli import run_cli
 
     os.chdir(cwd)
     os.setsid()
     os.environ.update(environment)
-    if before is not None:
-        before()
-    for name, number in (("said.out", 1), ("said.err", 2)):
+    for name, number in ((f"{said}.out", 1), (f"{said}.err", 2)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)
         os.close(file)
+    if before is not None:
+        before()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.argv = ["bsexp", *arguments]
@@ -93,9 +98,11 @@ def _become(
     os._exit(code)
 
 
-def finish(cwd: Path, *arguments: str, expected: int = 0, **environment: str) -> Program:
+def finish(
+    cwd: Path, *arguments: str, expected: int = 0, before: Callable[[], None] | None = None, **environment: str
+) -> Program:
     """The ended program; an error for another exit code than `expected`."""
-    program = Program(cwd, *arguments, **environment)
+    program = Program(cwd, *arguments, before=before, **environment)
     code = program.wait(300)
     assert code == expected, program.said()
     return program
@@ -109,6 +116,14 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = 60.0) -> Any
             return found
         time.sleep(0.01)
     raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and does anything: one that was killed keeps its number until somebody asks for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def contents(folder: Path) -> dict[str, Any]:
