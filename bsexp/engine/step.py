@@ -13,6 +13,7 @@ from torch.nn import functional
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.stream import Picks
+from bsexp.engine.device import is_out_of_memory, release_memory
 from bsexp.errors import MemoryExhausted
 from bsexp.planning import micro_batch_sizes, smaller_part
 from bsexp.schedules import Hyper
@@ -30,12 +31,6 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(momentum, 0.999), fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov, fused=True)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` says that memory ran out: on a CPU torch raises a plain RuntimeError for it."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text or "std::bad_alloc" in text
 
 
 class Updater:
@@ -95,8 +90,7 @@ class Updater:
             self.largest = max(self.largest, *sizes)
             return loss
         self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.device)
         for buffer, before in zip(self.model.buffers(), buffers, strict=False):
             buffer.copy_(before)
         return None
