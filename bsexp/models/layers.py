@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsexp.errors import UsageError
+from bsexp.models.group_norm import GroupNorm
 from bsexp.seeding import derive
 
 NORMS = ("group", "batch", "none")
@@ -49,7 +50,7 @@ def make_norm(norm: str, ghost_batch: int) -> Norm:
     if ghost_batch < 0 or ghost_batch == 1:
         raise UsageError("ghost_batch", str(ghost_batch), "needs 0 (the whole micro-batch) or 2 and more samples")
     if norm == "group":
-        return lambda channels: nn.GroupNorm(num_groups(channels), channels)
+        return lambda channels: GroupNorm(num_groups(channels), channels)
     if norm == "batch":
         return partial(GhostBatchNorm, ghost_batch=ghost_batch)
     return lambda channels: nn.Identity()
