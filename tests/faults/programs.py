@@ -126,6 +126,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def contents(folder: Path) -> dict[str, Any]:
     """All that runs below `folder` have left, by relative name, without what may differ from attempt to attempt."""
     return dict(_contents(folder))

@@ -79,7 +79,7 @@ def test_a_run_killed_at_random_moments_has_the_bytes_of_an_uninterrupted_one(pl
     assert contents(place / "killed") == contents(place / "whole")
 
 
-@pytest.mark.long
+@pytest.mark.hand
 def test_a_hundred_kills_of_one_run(place: Path) -> None:
     arguments = ("run", "growing-batch", "--set", "shape=exponential", "--epochs", "400", "--dropout", "0.3", *COMMON)
     finish(place, *arguments, "--out", "whole")
@@ -114,7 +114,7 @@ def test_killed_at_a_named_point_the_run_goes_on(place: Path, call: str, number:
 
 
 @needs_strace
-@pytest.mark.long
+@pytest.mark.hand
 @pytest.mark.parametrize("call", ["rename", "fsync", "unlink", "mkdir", "rmdir", "write"])
 def test_killed_at_every_seventh_point_the_run_goes_on(place: Path, call: str) -> None:
     finish(place, "run", *SHORT, "--out", "whole")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bsexp.store.lease import Observer, Owner, claim, leases, locked
-from tests.faults.programs import Program, alive, contents, finish, wait_until
+from tests.faults.programs import Program, alive, children, contents, finish, wait_until
 
 FILE = """
 [run]
@@ -56,7 +56,7 @@ def test_four_sweeps_at_one_folder_make_each_run_once(tmp_path: Path) -> None:
     check_shared(tmp_path, 4, 30, 3000)
 
 
-@pytest.mark.long
+@pytest.mark.hand
 def test_eight_sweeps_and_two_hundred_runs(tmp_path: Path) -> None:
     (tmp_path / "e.toml").write_text(FILE.replace("0-9", "0-66"))
     check_shared(tmp_path, 8, 201, 20_100)
@@ -78,10 +78,6 @@ def test_workers_make_a_planned_sweep_tuning_included(tmp_path: Path) -> None:
     assert (tmp_path / "planned/e/tune.csv").exists()
     again = finish(tmp_path, "worker", "planned/e", "--json").document()
     assert (again["samples_trained"], again["finished"]) == (0, 4)
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> None:
