@@ -26,6 +26,38 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 
 
+# A network whose ninth update takes a minute, until there is a file called awake.
+SLEEPING = """
+import time
+from pathlib import Path
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, num_classes)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls == 9 and not Path("awake").exists():
+            Path("asleep").touch()
+            time.sleep(60)
+        return self.layer(x.flatten(1))
+
+def net(image_shape, num_classes):
+    return Net(num_classes)
+"""
+
+STARTED: list["Program"] = []
+
+
+def kill_all() -> None:
+    """End whatever is left: a stopped program would keep its parent from ending for ever."""
+    while STARTED:
+        STARTED.pop().kill()
+
+
 class Program:
     """A running `bsexp ARGUMENTS` in the folder `cwd`; what it says is kept in files there, called after `name`."""
 
@@ -40,6 +72,7 @@ class Program:
         self.out, self.err = cwd / f"{name}.out", cwd / f"{name}.err"
         self._process = _context.Process(target=_become, args=(str(cwd), arguments, environment, before, name))
         self._process.start()
+        STARTED.append(self)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

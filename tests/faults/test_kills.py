@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults.programs import Program, contents, finish, wait_until
+from tests.faults.programs import SLEEPING, Program, contents, finish, wait_until
 
 OWN = """
 import torch
@@ -163,29 +163,6 @@ def test_a_second_ctrl_c_ends_the_run_at_once(place: Path) -> None:
     assert program.wait(10) == 130
     (place / "awake").touch()
     finish(place, "run", "fixed-small", "--model", "own:net", "--epochs", "1", *COMMON)
-
-
-SLEEPING = """
-import time
-from pathlib import Path
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.layer = torch.nn.Linear(64, num_classes)
-        self.calls = 0
-
-    def forward(self, x):
-        self.calls += self.training
-        if self.calls == 9 and not Path("awake").exists():
-            Path("asleep").touch()
-            time.sleep(60)
-        return self.layer(x.flatten(1))
-
-def net(image_shape, num_classes):
-    return Net(num_classes)
-"""
 
 
 def test_a_signal_during_a_checkpoint_lets_it_be_written(place: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bsexp.store.lease import Observer, Owner, claim, leases, locked
-from tests.faults.programs import Program, alive, children, contents, finish, wait_until
+from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until
 
 FILE = """
 [run]
@@ -99,6 +99,20 @@ def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> No
     assert contents(tmp_path / "results/e/runs") == contents(tmp_path / "alone/e/runs")
 
 
+def test_a_worker_in_a_long_update_ends_with_its_killed_parent(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLEEPING)
+    words = ("--schedule", "fixed-small", "--model", "own:net", "--seeds", "0", "--epochs", "1", "--no-report")
+    program = Program(tmp_path, "sweep", *words)
+    wait_until((tmp_path / "asleep").exists, "the update")
+    (worker, *_) = [pid for pid in children(program.pid) if b"spawn_main" in cmdline(pid)]
+    program.kill()
+    wait_until(lambda: not alive(worker), "the worker's end", seconds=5)
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 DEADLY = """
 import os, torch
 
@@ -166,6 +180,7 @@ def test_retry_diverged_makes_those_again_and_only_those(tmp_path: Path) -> None
 
 
 RUN = ("run", "growing-batch", "--epochs", "60", "--threads", "1", "--quiet", "--evals", "5")
+LOUD = tuple(word for word in RUN if word != "--quiet")
 
 
 @pytest.mark.long
@@ -173,7 +188,7 @@ def test_a_process_that_stood_still_for_too_long_has_lost_its_run_and_mixes_noth
     first = Program(tmp_path, *RUN, "--checkpoint-seconds", "0.05", "--out", "shared", name="first")
     wait_until(lambda: list(tmp_path.rglob("checkpoint-*.pt")), "a checkpoint")
     first.signal(signal.SIGSTOP)
-    second = Program(tmp_path, *RUN[:4], *RUN[5:], "--out", "shared", name="second")
+    second = Program(tmp_path, *LOUD, "--out", "shared", name="second")
     assert second.wait(200) == 0
     assert "taking over" in second.said()
     finish(tmp_path, *RUN, "--out", "whole")
@@ -187,8 +202,7 @@ def test_a_process_that_stood_still_for_too_long_has_lost_its_run_and_mixes_noth
 def test_while_another_process_makes_the_run_this_one_waits_and_reads_its_result(tmp_path: Path) -> None:
     first = Program(tmp_path, *RUN, "--out", "shared", name="first")
     wait_until(lambda: list(tmp_path.rglob("lease-1")), "a claim")
-    words = (word for word in RUN if word != "--quiet")
-    second = Program(tmp_path, *words, "--out", "shared", "--json", name="second")
+    second = Program(tmp_path, *LOUD, "--out", "shared", "--json", name="second")
     assert first.wait() == 0
     assert second.wait() == 0
     assert f"process {first.pid} makes this run: waiting for it" in second.said()
