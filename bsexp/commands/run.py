@@ -10,7 +10,7 @@ from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk
 from bsexp.errors import BsexpError, RunsFailed
 from bsexp.options import RUN_FIELDS
-from bsexp.store.files import ensure_results
+from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment
 from bsexp.store.runs import finished
 from bsexp.sweep.devices import default_model
@@ -34,7 +34,7 @@ def main(schedule: str, given: dict[str, Any]) -> int:
     if summary is not None:
         talk.note("this run is finished already (--no-resume trains it anew)")
     else:
-        ensure_results(out)
+        check_results(out)
         anew = not values.get("resume", True)
         summary = _train(replace(task, anew=anew), run, values, talk)
     if values.get("json"):

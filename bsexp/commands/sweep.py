@@ -11,7 +11,7 @@ from bsexp.commands.making import tell_end, watched
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
-from bsexp.store.files import ensure_results
+from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.conduct import conduct
 from bsexp.sweep.devices import default_model
@@ -33,7 +33,7 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
         talk.result(f"{asked.name}: {runs} runs and {trials} tuning runs; nothing was written")
         return 0
     out = Path(options.get("out", "results"))
-    ensure_results(out)
+    check_results(out)
     place = Place(out / asked.name)
     tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
     if options.get("report", True) and tally.finished:

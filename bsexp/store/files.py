@@ -31,8 +31,8 @@ def usable(path: Path) -> Iterator[None]:
         raise StoreError("results folder", f"{path}: {error.strerror or error} ({place})", cure) from error
 
 
-def ensure_results(out: Path) -> None:
-    """Make the folder of all results. StoreError where that can't be.
+def check_results(out: Path) -> None:
+    """StoreError where `out` can't be the folder of all results.
 
     Its parent must be there: where a disk isn't mounted, results for it belong nowhere else.
     """
@@ -42,7 +42,6 @@ def ensure_results(out: Path) -> None:
         raise StoreError("results folder", f"{out} is not a folder", "choose another --out")
     if not os.path.exists(out.parent):
         raise StoreError("results folder", f"{out}: there is no {out.parent}", "make it, or choose another --out")
-    ensure_folder(out)
 
 
 def ensure_folder(path: Path) -> None:

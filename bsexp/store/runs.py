@@ -82,6 +82,7 @@ class RunWriter:
             else:
                 self._copy(found)
             self.folder.failure.unlink(missing_ok=True)
+        announce(self.folder, self.config, self.arm)
         self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
         write_json(self.attempt.config, config_document(self.config, self.arm))
         write_json(self.attempt.environment, self.environment)
@@ -138,33 +139,11 @@ class RunWriter:
             self._save_arrays(predictions)
         if weights is not None:
             write_bytes(self.attempt.weights, weights)
-        write_json(self.attempt.summary, summary)
-        with usable(self.folder.path):
+        with usable(self.attempt.path):
             for kept in self._logs.values():
                 sync(kept.path)
-            # Where the run is made anew its files change: it isn't finished until all of them are the new ones.
-            self.folder.summary.unlink(missing_ok=True)
-            names = [path.name for path in self.attempt.path.iterdir()]
-            moved = [name for name in names if name != self.attempt.summary.name and not self._private(name)]
-            for name in sorted(moved):
-                os.replace(self.attempt.path / name, self.folder.path / name)
-            sync(self.folder.path)
-            os.replace(self.attempt.summary, self.folder.summary)
-            sync(self.folder.path)
-            self._clear()
-
-    def _private(self, name: str) -> bool:
-        return name.startswith((".", "checkpoint-"))
-
-    def _clear(self) -> None:
-        self.folder.failure.unlink(missing_ok=True)
-        for path in self.folder.attempts():
-            shutil.rmtree(path, ignore_errors=True)
-        for number, path in leases(self.folder.path).items():
-            if number != self.lease.number:
-                path.unlink(missing_ok=True)
-        for path in leftovers(self.folder.path):
-            path.unlink(missing_ok=True)
+        write_json(self.attempt.summary, summary)
+        publish(self.folder, self.attempt, self.lease)
 
     def leave(self) -> None:
         """End the attempt before the run is finished: what can be gone on from stays, anything else goes."""
@@ -186,6 +165,41 @@ class RunWriter:
         content = io.BytesIO()
         numpy.savez_compressed(content, **arrays)
         write_bytes(self.attempt.predictions, content.getvalue())
+
+
+def publish(folder: RunFolder, attempt: RunFolder, lease: Lease) -> None:
+    """Move the files of an attempt that has ended, its summary last, and clear everything else away.
+
+    Harmless when done twice, or when another process died in the middle of it.
+    """
+    with usable(folder.path):
+        # Where the run is made anew its files change: it isn't finished until all of them are the new ones.
+        folder.summary.unlink(missing_ok=True)
+        for path in sorted(attempt.path.iterdir()):
+            if path != attempt.summary and not path.name.startswith((".", "checkpoint-")):
+                os.replace(path, folder.path / path.name)
+        sync(folder.path)
+        os.replace(attempt.summary, folder.summary)
+        sync(folder.path)
+        folder.failure.unlink(missing_ok=True)
+        for path in folder.attempts():
+            shutil.rmtree(path, ignore_errors=True)
+        for number, path in leases(folder.path).items():
+            if number != lease.number:
+                path.unlink(missing_ok=True)
+        for path in leftovers(folder.path):
+            path.unlink(missing_ok=True)
+
+
+def publish_ended(folder: RunFolder, lease: Lease) -> dict[str, Any] | None:
+    """The summary of a run whose maker died after its end and before all its files were in place: now they are."""
+    for path in reversed(folder.attempts()):
+        attempt = RunFolder(path)
+        summary = finished(attempt)
+        if summary is not None:
+            publish(folder, attempt, lease)
+            return summary
+    return None
 
 
 def _link(old: Path, new: Path) -> None:

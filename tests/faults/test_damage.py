@@ -245,3 +245,21 @@ def test_a_checkpoint_is_written_synced_renamed_and_its_folder_synced(tmp_path: 
     assert {"steps.csv", "evals.csv"} <= {call.split("<")[1].split(">")[0].rsplit("/", 1)[-1] for call in before[-3:]}
     after = next(call for call in calls[number + 1 :] if call.startswith("fsync("))
     assert after.split("<")[1].split(">")[0].endswith(str(Path(name).parent)), "and the name before anything else"
+
+
+def test_what_a_process_left_in_the_middle_of_finishing_is_finished_without_training(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its files are moved one after another, the summary last; here it died after the first one."""
+    shutil.copytree(stopped / "whole", tmp_path / "cut")
+    (run,) = tmp_path.glob("cut/runs/runs/*")
+    left = run / "attempt-1"
+    left.mkdir()
+    for path in sorted(run.iterdir()):
+        if path.is_file() and path.name not in ("config.json", "environment.json"):
+            path.rename(left / path.name)
+    monkeypatch.chdir(tmp_path)
+    before = (left / "summary.json").stat().st_mtime_ns
+    resume(tmp_path, capfd)
+    assert (run / "summary.json").stat().st_mtime_ns == before
+    assert contents(tmp_path / "cut") == contents(stopped / "whole")
