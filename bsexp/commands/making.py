@@ -75,7 +75,9 @@ class Watch:
             level, text = event.content
             meter.line(text if level < logging.WARNING else f"bsexp: warning: {text}")
             return
-        if event.kind == "progress":
+        if event.kind == "started":
+            self.parts[event.index] = 0.0
+        elif event.kind == "progress":
             self.parts[event.index] = self.costs[event.index] * event.content
         elif event.kind in ("done", "failed"):
             self.parts[event.index] = self.costs[event.index]

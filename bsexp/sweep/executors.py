@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 LOOK_SECONDS = 0.2
+# What a terminal or a cluster sends to everybody is the parent's business.
+IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 GRACE_SECONDS = 3.0
 
 
@@ -142,6 +144,9 @@ def run_local(
             while at_work := {worker.pipe: worker for worker in pool.workers if worker.index is not None}:
                 for pipe in wait(list(at_work), LOOK_SECONDS):
                     yield from pool.hear(at_work[pipe])  # type: ignore[index]
+                if stop.requested is not None:
+                    text = "stopping: runs in hand end after their update, with a checkpoint; again to stop at once"
+                    yield Event("told", -1, (logging.INFO, text))
                 stop.check()
     finally:
         pool.stop()
@@ -173,8 +178,13 @@ def _ctrl_c_blocked() -> Iterator[None]:
 def _work(pipe: Connection, device: str, execution: Execution, parent: int) -> None:
     """A worker's life. The parent ends it with SIGTERM, or by dying."""
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    # Until here SIGTERM ends the process as it is: there is nothing to lose, and importing torch takes seconds.
+    import bsexp.sweep.runner  # noqa: F401
+
     try:
-        with StopSignals(("SIGTERM",), ignored=("SIGINT", "SIGHUP", "SIGUSR1")) as stop:
+        with StopSignals(("SIGTERM",)) as stop:
             _take_tasks(pipe, device, execution, stop)
     except (EOFError, OSError, Stopped):
         return

@@ -27,20 +27,19 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Listens to `names` in the main thread while its block runs. `ignored` are signals that somebody else answers."""
+    """Listens to `names` in the main thread while its block runs."""
 
-    def __init__(self, names: tuple[str, ...] = NAMES, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.requested: int | None = None
         self._gentle = 0
-        self._names, self._ignored = names, ignored
+        self._names = names
         self._before: list[tuple[int, Any]] = []
 
     def __enter__(self) -> "StopSignals":
-        for names, answer in ((self._names, self._hear), (self._ignored, signal.SIG_IGN)):
-            for name in names:
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
-                    self._before.append((number, signal.signal(number, answer)))
+        for name in self._names:
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                self._before.append((number, signal.signal(number, self._hear)))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -54,8 +54,11 @@ def attempt(place: Path) -> Path:
 
 
 def checkpoints(place: Path) -> list[Path]:
-    """The older and the newer one."""
-    return sorted(attempt(place).glob("checkpoint-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
+    """The older and the newer one; a third, where the process was killed before it removed it, goes."""
+    found = sorted(attempt(place).glob("checkpoint-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
+    for path in found[:-2]:
+        path.unlink()
+    return found[-2:]
 
 
 def started_at(place: Path) -> int:

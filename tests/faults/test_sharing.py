@@ -1,14 +1,19 @@
 """Cases 2, 3, 11, 12 and 13: several processes at one folder, and processes that stand still or are gone."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bsexp.store.definition import merge_definition
 from bsexp.store.lease import Observer, Owner, claim, leases, locked
+from bsexp.store.paths import Experiment
+from bsexp.store.tables import read_definition
 from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until
 
 FILE = """
@@ -265,6 +270,32 @@ def test_a_lost_claim_is_noticed(tmp_path: Path) -> None:
     assert list(leases(tmp_path)) == [2]
 
 
+def add_arms(folder: str, number: int) -> None:
+    place = Experiment(Path(folder) / "e")
+    for k in range(10):
+        asked = {"question": "", "demonstration": False, "seeds": [number], "arms": {f"arm-{number}-{k}": {"lr": 0.1}}}
+        merge_definition(place, asked)
+
+
+def test_arms_that_several_sweeps_add_at_once_are_all_kept(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    in_processes(add_arms, tmp_path, 6)
+    stored = read_definition(Experiment(tmp_path / "e"))
+    assert sorted(stored["arms"]) == sorted(f"arm-{number}-{k}" for number in range(6) for k in range(10))
+    assert stored["seeds"] == list(range(6))
+    assert not list(tmp_path.rglob("lease-*"))
+
+
+def in_processes(work: Callable[[str, int], None], folder: Path, number: int) -> None:
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=work, args=(str(folder), k)) for k in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        assert process.exitcode == 0
+
+
 def count_up(folder: str, number: int) -> None:
     """Add one to a number in a file, again and again, each time while holding the folder; keep one's own tally."""
     place = Path(folder)
@@ -278,8 +309,6 @@ def count_up(folder: str, number: int) -> None:
 
 
 def test_a_folder_is_held_by_one_at_a_time_also_while_holders_are_killed(tmp_path: Path) -> None:
-    import multiprocessing
-
     (tmp_path / "number").write_text("0")
     context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=count_up, args=(str(tmp_path), k)) for k in range(6)]
