@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from bsexp import RunConfig
+from bsexp.data import splits
 from bsexp.data.sources import Images, load_images
-from bsexp.data.splits import prepare, stratified
+from bsexp.data.splits import Part, prepare, stratified
 from bsexp.errors import UsageError
 
 
@@ -104,3 +105,51 @@ def test_without_a_validation_split_all_training_images_are_trained_on(digits: I
 def test_a_subset_larger_than_what_is_left_is_refused(digits: Images) -> None:
     with pytest.raises(UsageError, match="only 1293 images are left"):
         prepare(config(train_size=1294), digits)
+
+
+def made(index: torch.Tensor | None) -> Part:
+    """Six images of one pixel, 0 to 50, or those at `index` with labels 0, 1, ..."""
+    whole = torch.arange(0, 60, 10, dtype=torch.uint8).reshape(6, 1, 1, 1)
+    return Part(whole, torch.arange(6 if index is None else len(index)), index)
+
+
+def test_a_part_takes_its_own_images_through_the_index() -> None:
+    part = made(torch.tensor([5, 0, 3]))
+    assert part.images.flatten().tolist() == [50, 0, 30]
+    assert part.take(slice(1, 3)).flatten().tolist() == [0, 30]
+    assert part.take(torch.tensor([2, 2, 0])).flatten().tolist() == [30, 30, 50]
+    everything = made(None)
+    assert everything.take(torch.tensor([4, 1])).flatten().tolist() == [40, 10]
+    assert everything.images.data_ptr() == everything.whole.data_ptr()
+
+
+@pytest.mark.parametrize(("index", "expected"), [(torch.tensor([5, 0, 3]), [30, 50]), (None, [20, 0])])
+def test_selecting_from_a_part_counts_positions_in_it(index: torch.Tensor | None, expected: list[int]) -> None:
+    chosen = made(index).select(torch.tensor([2, 0]))
+    assert chosen.images.flatten().tolist() == expected
+    assert chosen.labels.tolist() == [2, 0]
+    assert chosen.whole.data_ptr() != chosen.images.data_ptr()
+
+
+@pytest.mark.parametrize("index", [torch.tensor([5, 0, 3]), None])
+def test_a_copy_for_a_device_holds_the_split_and_nothing_else(
+    index: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "BLOCK_BYTES", 2)  # two images at a time, so that blocks have to be joined
+    part = made(index)
+    copy = part.copied(torch.device("cpu"))
+    assert torch.equal(copy.whole, part.images)
+    assert copy.whole.data_ptr() != part.whole.data_ptr()
+    assert copy.index is None
+    assert torch.equal(copy.labels, part.labels)
+    assert part.to(torch.device("cpu")) is part
+    assert part.to(torch.device("meta")).whole.shape == part.images.shape
+
+
+def test_splits_share_the_images_that_were_loaded(digits: Images) -> None:
+    data = prepare(config(train_size=500, label_noise=0.1), digits)
+    assert data.val is not None
+    loaded = digits.train_images.data_ptr()
+    assert data.train.whole.data_ptr() == data.val.whole.data_ptr() == loaded
+    assert data.train.select(data.redrawn).whole.data_ptr() == loaded
+    assert data.test.whole.data_ptr() == digits.test_images.data_ptr()

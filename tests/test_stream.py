@@ -1,5 +1,7 @@
 """The sample stream: the same samples and augmentations whatever the batch sizes; augmentation by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -75,14 +77,20 @@ def test_a_crop_shifts_over_black_and_a_mirror_swaps_columns() -> None:
     torch.testing.assert_close(mirrored[0, 0], (torch.tensor([[0.0, 0.0], [2.0, 1.0]]) - 10) / 2)
 
 
-def test_crop_and_mirror_agree_with_a_loop_over_padded_images() -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize(("crop", "mirror"), [(2, True), (2, False), (0, True), (0, False)])
+def test_crop_and_mirror_agree_with_a_loop_over_padded_images(crop: int, mirror: bool, indexed: bool) -> None:
     images = torch.randint(256, (20, 6, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batches = Batches(data(images, crop=2, mirror=True))
-    picks = SampleStream(20, seed=1, crop=2, mirror=True).take(33)
-    got, labels = batches.train(picks)
+    made = data(images, crop, mirror)
+    if indexed:  # the same images as rows 3 to 22 of a larger file, last one first
+        index = torch.arange(22, 2, -1)
+        whole = torch.full((25, 6, 5, 3), 255, dtype=torch.uint8).index_copy(0, index, images)
+        made = replace(made, train=Part(whole, made.train.labels, index))
+    picks = SampleStream(20, seed=1, crop=crop, mirror=mirror).take(33)
+    got, labels = Batches(made).train(picks)
     for k, (index, top, left, mirrored) in enumerate(zip(*(draw.tolist() for draw in picks), strict=True)):
-        padded = torch.zeros(10, 9, 3)
-        padded[2:8, 2:7] = images[index].float()
+        padded = torch.zeros(6 + 2 * crop, 5 + 2 * crop, 3)
+        padded[crop : crop + 6, crop : crop + 5] = images[index].float()
         cut = padded[top : top + 6, left : left + 5]
         cut = cut.flip(1) if mirrored else cut
         torch.testing.assert_close(got[k], ((cut - 10) / 2).permute(2, 0, 1))

@@ -143,8 +143,8 @@ def _stat(entry: "os.DirEntry[str]", label: int) -> File:
 def load_folder(root: Path, image_size: int | None = None) -> tuple["Tensor", "Tensor", "Tensor", "Tensor", int]:
     """Training images and labels, test images and labels, and the number of classes.
 
-    Images are uint8 (N, `image_size`, `image_size`, C), mapped copy-on-write from the data folder. Where there is no
-    test/, 20 % of each class (largest remainder) are taken, the same for everybody.
+    Images are uint8 (N, `image_size`, `image_size`, C), mapped read-only from the data folder. Where there is no test/,
+    20 % of each class (largest remainder) are taken, the same for everybody.
     """
     import torch
 
@@ -161,9 +161,20 @@ def load_folder(root: Path, image_size: int | None = None) -> tuple["Tensor", "T
         test = tuple(file for index, file in enumerate(listing.train) if index in chosen)
     place = cache.data_folder() / "decoded" / listing.cache_key(image_size or DEFAULT_SIZE)
     arrays = _decoded(place, (train, test), image_size or DEFAULT_SIZE)
-    train_images, test_images = (torch.from_numpy(array) for array in arrays)
+    train_images, test_images = (tensor_of(array) for array in arrays)
     train_labels, test_labels = (torch.tensor([file.label for file in files]) for files in (train, test))
     return train_images, train_labels, test_images, test_labels, len(listing.classes)
+
+
+def tensor_of(array: "np.ndarray[Any, Any]") -> "Tensor":
+    """The array's own memory as a tensor, also where it is read-only: nothing writes into images or labels."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 Splits = tuple[Sequence[File], Sequence[File]]
@@ -187,11 +198,14 @@ def _decoded(place: Path, splits: Splits, image_size: int) -> list["np.ndarray[A
 
 
 def _map(place: Path, splits: Splits, image_size: int) -> list["np.ndarray[Any, Any]"] | None:
-    """Both arrays, copy-on-write (torch wants writable memory); None unless both are there and fit."""
+    """Both arrays, read-only; None unless both are there and fit.
+
+    Copy-on-write would please torch, but the kernel refuses it for more than there is memory.
+    """
     import numpy as np
 
     try:
-        arrays = [np.load(place / f"{split}.npy", mmap_mode="c") for split in ("train", "test")]
+        arrays = [np.load(place / f"{split}.npy", mmap_mode="r") for split in ("train", "test")]
     except (OSError, ValueError, EOFError):
         return None
     channels = arrays[0].shape[-1:]

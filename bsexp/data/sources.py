@@ -53,7 +53,10 @@ _TORCHVISION: dict[str, tuple[str, list[list[str]]]] = {
 
 @dataclass(frozen=True)
 class Images:
-    """Whole splits in memory. Images: uint8 (N, H, W, C), contiguous; labels: int64 (N,), 0 to num_classes - 1."""
+    """Whole splits, in memory or mapped from a disk.
+
+    Images: uint8 (N, H, W, C), contiguous; labels: int64 (N,), 0 to num_classes - 1.
+    """
 
     name: str
     train_images: "Tensor"
@@ -198,10 +201,9 @@ def _fault(images: "Array", labels: "Array") -> str:
 
 def _tensor(array: "Array", dtype: str = "u1") -> "Tensor":
     import numpy as np
-    import torch
 
-    # torch shares the memory, wants it writable, and labels are its int64.
-    return torch.from_numpy(np.require(array, dtype=np.dtype(dtype), requirements=["C", "W"]))
+    # The memory is shared where it can be: a factory may return arrays that are mapped from a disk.
+    return folders.tensor_of(np.require(array, dtype=np.dtype(dtype), requirements=["C"]))
 
 
 def _digits(name: str) -> _Arrays:

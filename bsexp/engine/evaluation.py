@@ -52,18 +52,22 @@ def predict(model: nn.Module, batches: Batches, part: Part) -> tuple[Score, Pred
 
 def _outputs(model: nn.Module, batches: Batches, part: Part, keep: bool) -> tuple[Tensor, ...]:
     model.eval()
-    columns: list[tuple[Tensor, ...]] = []
+    columns: tuple[Tensor, ...] = ()
     for start in range(0, len(part), CHUNK):
         images, labels = batches.plain(part, start, start + CHUNK)
         logits = model(images)
         losses = functional.cross_entropy(logits, labels, reduction="none")
+        found: tuple[Tensor, ...] = (losses, logits.argmax(1) == labels)
         if keep:
             best = logits.softmax(1).max(1)
-            columns.append((losses, best.indices, best.values))
-        else:
-            columns.append((losses, logits.argmax(1) == labels))
+            found = (losses, best.indices, best.values)
+        # Filled, not collected and joined: small tensors that stay between large ones that go leave the allocator with
+        # holes, hundreds of megabytes of them on a large split.
+        columns = columns or tuple(column.new_empty(len(part)) for column in found)
+        for column, piece in zip(columns, found, strict=True):
+            column[start : start + CHUNK] = piece
     model.train()
-    return tuple(torch.cat(column) for column in zip(*columns, strict=True))
+    return columns
 
 
 def evaluation_points(total_samples: int, number: int | None) -> list[float]:

@@ -260,9 +260,7 @@ class Training:
         self._train_subset = self._part(chosen.sort().values)
 
     def _part(self, where: Tensor) -> Part:
-        train = self._data.train
-        where = where.to(self.device)
-        return Part(train.images[where], train.labels[where])
+        return self._data.train.select(where)
 
     def _prepare_model(self, data: TrainingData) -> None:
         config = self.config
