@@ -120,8 +120,10 @@ def cmdline(pid: int) -> bytes:
 
 DEADLY = """
 import os, torch
+from pathlib import Path
 
 def deadly(image_shape, num_classes):
+    Path(f"death-{os.getpid()}").touch()
     os.kill(os.getpid(), 9)
 """
 
@@ -133,6 +135,7 @@ def test_a_run_that_kills_its_workers_has_failed_after_three_and_waits_for_retry
     first = finish(tmp_path, *sweep(), expected=3)
     assert (first.document()["finished"], first.document()["failed"]) == (1, 1)
     assert "its worker died 3 times (signal 9)" in first.said()
+    assert len(list(tmp_path.glob("death-*"))) == 3
     second = finish(tmp_path, *sweep(), expected=3)
     assert "1 runs failed before and were left: --retry failed" in second.said()
     assert second.document()["samples_trained"] == 0
