@@ -50,6 +50,15 @@ def claim_run(folder: RunFolder, observer: Observer) -> Lease | None:
     return lease
 
 
+def remove_empty(folder: RunFolder) -> None:
+    """Remove the run's folder and those above it, up to that of all results, as far as nothing is in them."""
+    for path in (folder.path, *folder.path.parents[:3]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
 class RunWriter:
     """Writes one attempt of a run. Rows are kept until `flush`, which appends whole rows.
 

@@ -22,7 +22,7 @@ from bsexp.errors import BsexpError, MemoryExhausted
 from bsexp.records import EvalRow, StepRow
 from bsexp.store.checkpoints import Checkpoint, newest
 from bsexp.store.lease import Lease, Observer, holder
-from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, summarise
+from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, remove_empty, summarise
 from bsexp.sweep.changes import Surroundings, check_unchanged, settle
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
@@ -50,8 +50,6 @@ def make_run(task: Task, execution: Execution, tell: Tell, stop: StopSignals, wa
     `tell` hears of every row. A signal that `stop` hears ends the training after the update: with a checkpoint, and
     with Stopped. While another process makes the run, this one waits for it, or, where `wait` is false, raises Busy.
     """
-    # Before anything is written: what can't be read ends it here.
-    _images(*_source(task))
     while True:
         try:
             return _make_once(task, execution, tell, stop, wait)
@@ -100,6 +98,8 @@ def _claimed(task: Task, stop: StopSignals, wait: bool) -> Iterator[Lease | None
         yield None if not task.anew and finished(task.folder) is not None else lease
     finally:
         lease.release()
+        # Refused before it was begun, for its data perhaps: then nothing was written.
+        remove_empty(task.folder)
 
 
 class _Superseded(Exception):  # noqa: N818
@@ -122,6 +122,7 @@ class _Attempt:
         """Train from the newest checkpoint, or from the start, to the end."""
         if not self.task.anew and (summary := publish_ended(self.task.folder, self.lease)):
             return Made(summary, 0)
+        images = _images(self.config.dataset, self.config.image_size)
         found = None if self.task.anew else newest(self.task.folder)
         device, self.surroundings = settle(self.config, self.execution, found)
         changed = check_unchanged(self.config, self.surroundings, found, self.execution.allow_changed)
@@ -131,7 +132,7 @@ class _Attempt:
             environment["changed"] = changed
         writer = self.writer = RunWriter(self.task.folder, self.lease, self.config, self.task.arm, environment)
         writer.begin(found)
-        data = prepare(self.config, _images(*_source(self.task)))
+        data = prepare(self.config, images)
         training = self.training = Training(self.config, state, data=data, device=device)
         before = training.samples
         self._saved_samples = before if found else -1
@@ -225,10 +226,6 @@ def _peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _source(task: Task) -> tuple[str, int | None]:
-    return task.config["dataset"], task.config["image_size"]
 
 
 @lru_cache(maxsize=2)

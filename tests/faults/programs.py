@@ -18,7 +18,14 @@ from typing import Any
 
 from bsexp.records import TIME_COLUMNS
 
-PRELOADED = ["bsexp.cli", "bsexp.commands.run", "bsexp.commands.sweep", "bsexp.sweep.runner", "sklearn.datasets"]
+PRELOADED = [
+    "bsexp.cli",
+    "bsexp.commands.run",
+    "bsexp.commands.sweep",
+    "bsexp.sweep.runner",
+    "sklearn.datasets",
+    "importlib.readers",
+]
 # What the same run may differ in: how long it took, how often it was begun, and with what words.
 FREE = (*TIME_COLUMNS, "attempts", "arguments", "earlier_attempts_seconds", "jobs")
 
