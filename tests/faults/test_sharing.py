@@ -82,11 +82,11 @@ def test_workers_make_a_planned_sweep_tuning_included(tmp_path: Path) -> None:
     assert contents(tmp_path / "planned/e/runs") == contents(tmp_path / "alone/e/runs")
     assert (tmp_path / "planned/e/tune.csv").exists()
     again = finish(tmp_path, "worker", "planned/e", "--json").document()
-    assert (again["samples_trained"], again["finished"]) == (0, 4)
+    assert (again["samples_trained"], again["finished"] + again["collapsed"]) == (0, 4)
 
 
 def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> None:
-    (tmp_path / "e.toml").write_text(FILE.replace("epochs = 0.5", "epochs = 200").replace("0-9", "0-2"))
+    (tmp_path / "e.toml").write_text(FILE.replace("epochs = 0.5", "epochs = 100").replace("0-9", "0-1"))
     program = Program(tmp_path, "sweep", "e.toml", "--jobs", "2", "--no-report", "--checkpoint-seconds", "0.2")
     wait_until(lambda: list(tmp_path.glob("results/e/runs/*/summary.json")), "a finished run")
     workers = children(program.pid)
@@ -94,12 +94,12 @@ def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> No
     program.kill()
     wait_until(lambda: not any(alive(pid) for pid in workers), "the workers' end", seconds=5)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/e/runs/*/summary.json")}
-    assert len(done) < 6
+    assert len(done) < 4
     again = finish(tmp_path, "sweep", "e.toml", "--jobs", "2", "--no-report", "--json").document()
-    assert again["finished"] == 6
+    assert again["finished"] == 4
     assert {path: path.stat().st_mtime_ns for path in done} == done
     # What was trained anew is less than all that was missing: unfinished runs went on from their checkpoints.
-    assert again["samples_trained"] < (6 - len(done)) * 40_000
+    assert again["samples_trained"] < (4 - len(done)) * 20_000
     finish(tmp_path, "sweep", "e.toml", "--no-report", "--out", "alone")
     assert contents(tmp_path / "results/e/runs") == contents(tmp_path / "alone/e/runs")
 
@@ -303,12 +303,13 @@ def count_up(folder: str, number: int) -> None:
     """Add one to a number in a file, again and again, each time while holding the folder; keep one's own tally."""
     place = Path(folder)
     mine = place / f"tally-{number}"
-    for done in range(1, 26):
+    for _ in range(25):
         with locked(place):
             value = int((place / "number").read_text())
             time.sleep(0.001)
             (place / "number").write_text(str(value + 1))
-            mine.write_text(str(done))
+            with open(mine, "a") as file:
+                file.write(".")
 
 
 def test_a_folder_is_held_by_one_at_a_time_also_while_holders_are_killed(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_a_folder_is_held_by_one_at_a_time_also_while_holders_are_killed(tmp_pat
     for process in processes:
         process.join(100)
         assert process.exitcode in (0, -signal.SIGKILL)
-    counted = sum(int(path.read_text()) for path in tmp_path.glob("tally-*"))
+    counted = sum(path.stat().st_size for path in tmp_path.glob("tally-*"))
     # A process killed between its two writes has counted without keeping tally, at most once each.
     assert counted <= int((tmp_path / "number").read_text()) <= counted + kills
     assert counted >= 100
