@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -183,11 +183,10 @@ def _work(pipe: Connection, device: str, execution: Execution, parent: int) -> N
     # Until here SIGTERM ends the process as it is: there is nothing to lose, and importing torch takes seconds.
     import bsexp.sweep.runner  # noqa: F401
 
-    try:
-        with StopSignals(("SIGTERM",)) as stop:
-            _take_tasks(pipe, device, execution, stop)
-    except (EOFError, OSError, Stopped):
-        return
+    with suppress(EOFError, OSError, Stopped), StopSignals(("SIGTERM",)) as stop:
+        _take_tasks(pipe, device, execution, stop)
+    # All files are closed, and Python with torch takes seconds to take itself down.
+    os._exit(0)
 
 
 def _watch_parent(parent: int) -> None:
