@@ -4,6 +4,7 @@ The one rule: texts become values here, with the option's flag in every error; c
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bsexp.config import parse_value, parse_values
@@ -11,6 +12,11 @@ from bsexp.console import Talk
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
+
+
+def absent(folder: Path) -> str:
+    """What is wrong with a path that should be a folder and isn't one."""
+    return "not a folder" if folder.exists() else "no such folder"
 
 
 def talk_of(given: dict[str, Any]) -> Talk:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsexp.commands.given import talk_of, values_of
+from bsexp.commands.given import absent, talk_of, values_of
 from bsexp.console import Talk
 from bsexp.errors import BsexpError, StoreError
 from bsexp.store.paths import Experiment
@@ -34,7 +34,7 @@ def main(folder: str | None, given: dict[str, Any]) -> int:
 def find_experiments(folder: Path) -> list[Experiment]:
     """The experiment at `folder`, or those directly below it; StoreError where there is none."""
     if not folder.is_dir():
-        raise StoreError("results", f"{folder}: no such folder", "bsexp sweep makes one")
+        raise StoreError("results", f"{folder}: {absent(folder)}", "bsexp sweep makes one")
     here = Experiment(folder)
     if is_experiment(here):
         return [here]

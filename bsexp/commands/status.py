@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from bsexp.commands.given import talk_of
+from bsexp.commands.given import absent, talk_of
 from bsexp.errors import StoreError
 from bsexp.store.paths import Experiment
+from bsexp.store.reading import packed_statuses
 from bsexp.store.tables import counts
 
 STATES = ("finished", "running", "waiting", "failed", "diverged", "collapsed")
@@ -16,7 +17,7 @@ def main(folder: str | None, given: dict[str, Any]) -> int:
     talk = talk_of(given)
     path = Path(folder or "results")
     if not path.is_dir():
-        raise StoreError("results", f"{path}: no such folder", "bsexp sweep makes one")
+        raise StoreError("results", f"{path}: {absent(path)}", "bsexp sweep makes one")
     places = (
         [Experiment(path)]
         if Experiment(path).has_runs or Experiment(path).packed
@@ -48,8 +49,5 @@ def main(folder: str | None, given: dict[str, Any]) -> int:
 
 
 def _packed(place: Experiment) -> dict[str, int]:
-    import csv
-
-    with open(place.runs_table, encoding="utf-8", newline="") as file:
-        states = [row["status"] for row in csv.DictReader(file)]
+    states = packed_statuses(place.runs_table)
     return {"runs": len(states), **{state: states.count(state) for state in STATES}}

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bsexp.commands.given import talk_of, values_of
+from bsexp.commands.given import absent, talk_of, values_of
 from bsexp.commands.making import tell_end, watched
 from bsexp.errors import StoreError
 from bsexp.store.paths import Experiment as Place
@@ -19,7 +19,7 @@ def main(folder: str, given: dict[str, Any]) -> int:
     options = {"jobs": 1, **values_of(given)}
     place = Place(Path(folder))
     if not place.path.is_dir():
-        raise StoreError("results", f"{folder}: no such folder", "plan a sweep with: bsexp sweep FILE --jobs 0")
+        raise StoreError("results", f"{folder}: {absent(place.path)}", "plan a sweep with: bsexp sweep FILE --jobs 0")
     asked = stored_experiment(place)
     if asked is None and not place.has_runs:
         raise StoreError("results", f"{folder}: nothing is planned in it", "plan with: bsexp sweep FILE --jobs 0")

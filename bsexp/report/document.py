@@ -73,7 +73,8 @@ def build(results: "Results", groups: Sequence[Group], stems: Sequence[Mapping[s
         notes=notes_of(results),
         sections=sections,
         tuning=tuning,
-        environment=[_environment(machine) for machine in results.environments],
+        # Attempts of one run on one machine are told once.
+        environment=list(dict.fromkeys(_environment(machine) for machine in results.environments)),
     )
 
 

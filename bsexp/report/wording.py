@@ -131,8 +131,9 @@ def notes_of(results: "Results") -> list[str]:
         notes.append(f"{_none_finished(results.runs['status'].to_list())} There is no outcome to compare.")
     if present and planned > present:
         missing = planned - present
-        verb = "run is" if missing == 1 else "runs are"
-        notes.append(f"Unfinished: {missing} of {planned} planned {verb} missing. Estimates will change.")
+        verb = "is" if missing == 1 else "are"
+        notes.append(f"Unfinished: {missing} of {planned} planned runs {verb} missing. Estimates will change.")
+    notes += [f"Damaged and left out: {which}." for which in results.left_out]
     return notes + _tuning_notes(results)
 
 

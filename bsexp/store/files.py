@@ -101,7 +101,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError("results", f"{path}: {error}", "delete the run's folder and run the sweep again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError("results", f"{path}: {reason}", "delete the run's folder and run the sweep again") from None
     if not isinstance(document, dict):
         raise StoreError("results", f"{path}: not an object", "delete the run's folder and run the sweep again")
     return document

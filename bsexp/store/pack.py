@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bsexp.errors import StoreError
 from bsexp.store.files import write_bytes, write_json, write_text
 from bsexp.store.paths import Experiment, RunFolder
+from bsexp.store.reading import read_arrays
 from bsexp.store.runs import read_summary
 from bsexp.store.tables import load_results
 
@@ -54,11 +55,11 @@ def _write_predictions(place: Experiment) -> None:
     columns: dict[str, list[Any]] = {"last": [], "averaged": []}
     hashes = []
     for config_hash, folder in found:
-        with numpy.load(folder.predictions) as arrays:
-            hashes.append(config_hash)
-            for which, column in columns.items():
-                if f"{which}_classes" in arrays:
-                    column.append(arrays[f"{which}_classes"])
+        arrays = read_arrays(folder.predictions)
+        hashes.append(config_hash)
+        for which, column in columns.items():
+            if f"{which}_classes" in arrays:
+                column.append(arrays[f"{which}_classes"])
     if not hashes:
         return
     if len({len(column) for column in columns["last"]}) > 1:

@@ -4,16 +4,17 @@ The one rule: a file that a person may have edited is checked where it is read; 
 line, never guessed.
 """
 
-import csv
 import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import BsexpError, StoreError
 from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
+from bsexp.store import reading
 from bsexp.store.files import csv_text, read_json, write_text
 from bsexp.store.lease import holder
 from bsexp.store.paths import Experiment, RunFolder
@@ -32,7 +33,7 @@ class Results:
 
     `arms` maps an arm's name to its resolved settings, in the experiment's order. `runs` has one row per run with
     SUMMARY_COLUMNS; `evals` and `steps` have arm, seed, lr, config_hash before the columns of their CSVs. `tuning` has
-    a row per tried value. `planned` counts the runs asked for.
+    a row per tried value. `planned` counts the runs asked for, `left_out` names what was damaged and is not in here.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Results:
     tuning: "pandas.DataFrame | None"
     planned: int
     environments: list[dict[str, Any]]
+    left_out: tuple[str, ...] = ()
 
 
 def read_definition(experiment: Experiment) -> dict[str, Any]:
@@ -52,11 +54,12 @@ def read_definition(experiment: Experiment) -> dict[str, Any]:
     if not experiment.definition.exists():
         return {}
     try:
-        return tomllib.loads(experiment.definition.read_text(encoding="utf-8"))
+        document = tomllib.loads(experiment.definition.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StoreError(
             "results", f"{experiment.definition}: {error}", "restore it or choose another --name"
         ) from None
+    return reading.check_definition(experiment.definition, document)
 
 
 def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
@@ -65,14 +68,29 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
     `skipped` is called with the error of each damaged run, which is then left out; without it the first one is raised
     (StoreError with file and line).
     """
-    import pandas
-
     experiment = Experiment(Path(folder))
     if not experiment.path.is_dir():
         raise StoreError("results", f"{folder}: no such folder", "name a folder below results/")
     definition = read_definition(experiment)
-    frames = _packed(experiment) if experiment.packed else _unpacked(experiment, skipped)
-    tuning = pandas.read_csv(experiment.tuning_table) if experiment.tuning_table.exists() else None
+    if experiment.runs_table.exists() and not (experiment.has_runs or experiment.packed):
+        raise StoreError("results", f"{experiment.evals_table}: missing beside runs.csv", "restore it")
+    left_out: list[str] = []
+
+    def leave_out(error: BsexpError) -> None:
+        if skipped is None:
+            raise error
+        left_out.append(error.which.removeprefix(f"{experiment.path}/"))
+        skipped(error)
+
+    if experiment.packed:
+        frames = _packed(experiment, leave_out)
+        planned = len(frames.runs)
+    else:
+        frames = _unpacked(experiment, leave_out)
+        planned = len(experiment.run_folders()) - len(left_out)
+    tuning = None
+    if experiment.tuning_table.exists():
+        tuning = _kept(lambda: reading.read_tuning(experiment.tuning_table), None, leave_out)
     arms = dict(definition.get("arms", {}))
     for arm in frames.runs["arm"].unique():
         arms.setdefault(arm, {})
@@ -85,8 +103,9 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         evals=frames.evals,
         steps=frames.steps,
         tuning=tuning,
-        planned=int(definition.get("planned", len(frames.runs))),
+        planned=planned,
         environments=frames.environments,
+        left_out=tuple(left_out),
     )
 
 
@@ -98,7 +117,7 @@ class _Frames:
     environments: list[dict[str, Any]]
 
 
-def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
+def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
     import pandas
 
     summaries: list[dict[str, Any]] = []
@@ -111,16 +130,17 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED | None) -> _Frames:
             summary = read_summary(folder)
             if summary is None:
                 continue
+            reading.check_summary(folder.summary, summary)
             key = {name: summary[name] for name in ("arm", "seed", "lr", "config_hash")}
-            config = read_json(folder.config)["config"]
+            config = reading.config_of(folder.config, read_json(folder.config))
+            # A run that diverged may have done so before its last evaluation.
+            end = None if summary["status"] == "diverged" else summary["samples"]
             parts = [
-                read_csv(folder.evals, eval_columns(config["val_fraction"])),
-                read_csv(folder.steps, columns(StepRow)),
+                reading.read_csv(folder.evals, eval_columns(config["val_fraction"]), end),
+                reading.read_csv(folder.steps, columns(StepRow), summary["samples"]),
             ]
             environment = read_json(folder.environment)
         except BsexpError as error:
-            if skipped is None:
-                raise
             skipped(error)
             continue
         summaries.append(summary)
@@ -174,42 +194,26 @@ def _joined(parts: "list[pandas.DataFrame]", key: tuple[str, ...], row: type) ->
     return whole[[*key, *rest]].sort_values(["arm", "seed", "config_hash", "step"], ignore_index=True)
 
 
-def _packed(experiment: Experiment) -> _Frames:
-    import pandas
+def _packed(experiment: Experiment, skipped: SKIPPED) -> _Frames:
+    runs = reading.read_runs_table(experiment.runs_table)
+    evals, steps = (
+        _kept(partial(reading.read_packed_rows, path, row, runs), _joined([], key, row), skipped)
+        for path, key, row in (
+            (experiment.evals_table, EVAL_KEY, EvalRow),
+            (experiment.steps_table, STEP_KEY, StepRow),
+        )
+    )
+    path = experiment.environments
+    return _Frames(runs, evals, steps, _kept(lambda: reading.environments_of(path, read_json(path)), [], skipped))
 
-    runs = pandas.read_csv(experiment.runs_table, keep_default_na=True, dtype=dict.fromkeys(TEXTS, str))
-    runs["reason"] = runs["reason"].fillna("")
-    text = {"arm": str, "config_hash": str}
-    evals = pandas.read_csv(experiment.evals_table, dtype=text)
-    steps = pandas.read_csv(experiment.steps_table, dtype=text)
-    return _Frames(runs, evals, steps, read_json(experiment.environments)["environments"])
 
-
-def read_csv(path: Path, names: tuple[str, ...]) -> "pandas.DataFrame":
-    """A CSV of numbers with exactly the columns `names` and a growing `step`; else StoreError with file and line."""
-    import pandas
-
-    cure = "restore the file, delete the run's folder, or use --skip-bad"
+def _kept(read: Callable[[], Any], otherwise: Any, skipped: SKIPPED) -> Any:
+    """What `read` gives; `otherwise` where it is damaged and damaged files are left out."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError("results", f"{path}: {error}", cure) from None
-    lines = list(csv.reader(text.splitlines()))
-    if not lines or tuple(lines[0]) != names:
-        raise StoreError("results", f"{path}:1: columns {','.join(lines[0]) if lines else 'missing'}", cure)
-    rows: list[list[float | None]] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(names):
-            raise StoreError("results", f"{path}:{number}: {len(line)} values for {len(names)} columns", cure)
-        try:
-            rows.append([float(value) if value else None for value in line])
-        except ValueError as error:
-            raise StoreError("results", f"{path}:{number}: {error}", cure) from None
-        if len(rows) > 1 and not (rows[-1][0] or 0) > (rows[-2][0] or 0):
-            raise StoreError("results", f"{path}:{number}: step {line[0]} after step {lines[number - 2][0]}", cure)
-    frame = pandas.DataFrame(rows, columns=list(names), dtype=float)
-    whole = [name for name in ("step", "samples", "batch_size", "micro_batch_size") if name in names]
-    return frame.astype(dict.fromkeys(whole, "int64"))
+        return read()
+    except BsexpError as error:
+        skipped(error)
+        return otherwise
 
 
 def write_runs_table(experiment: Experiment) -> list[dict[str, Any]]:

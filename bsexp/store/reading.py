@@ -1,0 +1,399 @@
+"""Reading results that a person may have edited, or a program between here and there may have changed.
+
+The one rule: what isn't as it was written is told with file and line (in JSON and TOML: the key) as a StoreError;
+nothing is guessed, converted or left out.
+"""
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from bsexp.errors import StoreError
+from bsexp.records import STATUSES, SUMMARY_COLUMNS, EvalRow, Outcome, StepRow
+from bsexp.store.files import check_schema
+
+if TYPE_CHECKING:
+    import pandas
+
+CURE = "restore the file, delete the run's folder, or use --skip-bad"
+WHOLE_CURE = "restore the file, or pack the results again"
+RUN_CURE = "delete the run's folder and run the sweep again"
+
+# What csv writes of a number; float() itself would also take 1_0, blanks and the digits of other scripts.
+DIGITS = frozenset("0123456789+-.einfa")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a cell may hold. `empty`: also nothing. `endless`: also nan and infinities, which a diverged loss is.
+
+    Numbers lie in [low, high]; `open_low`: above `low`.
+    """
+
+    kind: Literal["text", "whole", "number", "flag"]
+    empty: bool = False
+    endless: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+
+def _column(name: str, kind: Any) -> Column:
+    """The column of a record's field: its type says whether it may be empty, its name what it counts."""
+    empty = kind not in (int, float, str)
+    if kind is str:
+        return Column("text", empty=True)
+    if name == "epoch" or name in ("lr", "momentum"):
+        return Column("number", empty, low=0.0)
+    if kind in (int, int | None):
+        return Column("whole", empty, low=1 if name in ("batch_size", "micro_batch_size", "max_batch") else 0)
+    if "loss" in name:
+        return Column("number", empty, endless=True)
+    if "accuracy" in name or name == "memorised":
+        return Column("number", empty, low=0.0, high=1.0)
+    return Column("number", empty, low=0.0 if name.endswith("seconds") else -math.inf)
+
+
+def _columns_of(row: type) -> dict[str, Column]:
+    return {field.name: _column(field.name, field.type) for field in fields(row)}
+
+
+TEXT = Column("text", empty=True)
+NAME = Column("text")
+KEY = {"arm": NAME, "seed": Column("whole", low=0), "lr": Column("number", low=0.0, open_low=True), "config_hash": NAME}
+# A row of steps.csv comes after an update.
+STEPS = _columns_of(StepRow) | {"epoch": Column("number", low=0.0, open_low=True), "samples": Column("whole", low=1)}
+EVALS = _columns_of(EvalRow)
+SUMMARY: dict[str, Column] = {
+    **dict.fromkeys(("experiment", "schedule", "dataset", "model"), TEXT),
+    **KEY,
+    **dict.fromkeys(("batch_size", "max_batch"), Column("whole", low=1)),
+    "epochs": KEY["lr"],
+    "wall_seconds": Column("number", low=0.0),
+    **_columns_of(Outcome),
+    "status": NAME,
+}
+TUNING = {
+    "arm": NAME,
+    "lr": KEY["lr"],
+    "seeds": TEXT,
+    "val_loss": Column("number", empty=True),
+    "place": TEXT,
+    "chosen": Column("flag"),
+    "status": TEXT,
+}
+# Where arms with and without a validation split lie in one folder, each has cells that the other lacks.
+HELD_OUT = {
+    which: {name.replace("val_", which): Column("number", True, True) for name in EVALS if name.startswith("val_")}
+    for which in ("val_", "test_")
+}
+
+
+class _Table(NamedTuple):
+    """The cells of a CSV by column, and the line on which each row ends."""
+
+    path: Path
+    cells: dict[str, list[str]]
+    lines: list[int]
+    cure: str
+
+    def refuse(self, row: int, why: str) -> StoreError:
+        return StoreError("results", f"{self.path}:{self.lines[row]}: {why}", self.cure)
+
+
+# -- CSV
+
+
+def read_csv(path: Path, names: Sequence[str], end: int | None = None) -> "pandas.DataFrame":
+    """steps.csv or evals.csv of a run: the columns `names`, rows that go forward, the last one at `end` samples.
+
+    Raises StoreError with file and line.
+    """
+    known = STEPS if "batch_size" in names else EVALS
+    wanted = {name: known[name.replace("test_", "val_")] for name in names}
+    table = _cells(path, wanted, CURE)
+    frame = _frame(table, wanted)
+    _check_forward(table, frame, ())
+    if end is not None and (not len(frame) or int(frame["samples"].iloc[-1]) != end):
+        last = f"ends at {int(frame['samples'].iloc[-1])} samples" if len(frame) else "has no rows"
+        line = table.lines[-1] if len(frame) else 1
+        raise StoreError("results", f"{path}:{line}: {last}, the run ended at {end}", CURE)
+    return frame
+
+
+def read_runs_table(path: Path) -> "pandas.DataFrame":
+    """runs.csv of a packed folder. Raises StoreError with file and line."""
+    wanted = {name: SUMMARY[name] for name in SUMMARY_COLUMNS}
+    table = _cells(path, wanted, WHOLE_CURE)
+    _check_statuses(table)
+    seen: dict[tuple[str, str], int] = {}
+    for row, run in enumerate(zip(table.cells["arm"], table.cells["config_hash"], strict=True)):
+        if run in seen:
+            raise table.refuse(row, f"the same run as on line {table.lines[seen[run]]}")
+        seen[run] = row
+    return _frame(table, wanted)
+
+
+def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas.DataFrame":
+    """steps.csv.gz or evals.csv.gz of a packed folder, whose rows must belong to `runs` and end where those ended.
+
+    Raises StoreError with file and line.
+    """
+    known = KEY | EVALS if row is EvalRow else {name: KEY[name] for name in KEY if name != "lr"} | STEPS
+    wanted = {name: column for name, column in known.items() if name not in HELD_OUT["val_"]}
+    spare = HELD_OUT if row is EvalRow else {}
+    table = _cells(path, wanted, WHOLE_CURE, spare)
+    frame = _frame(table, {**wanted, **{name: column for part in spare.values() for name, column in part.items()}})
+    _check_forward(table, frame, ("arm", "config_hash"))
+    _check_ends(table, frame, runs, every=row is EvalRow)
+    return frame
+
+
+def read_tuning(path: Path) -> "pandas.DataFrame":
+    """tune.csv: a row per learning rate tried. Raises StoreError with file and line."""
+    import pandas
+
+    frame = _frame(_cells(path, TUNING, "restore the file, or remove it"), TUNING)
+    # A single seed is a number, several are a text.
+    if all(text.isdigit() for text in frame["seeds"]):
+        frame["seeds"] = pandas.to_numeric(frame["seeds"])
+    return frame
+
+
+def packed_statuses(path: Path) -> list[str]:
+    """The status of each run in runs.csv, found without pandas. Raises StoreError with file and line."""
+    table = _cells(path, {name: SUMMARY[name] for name in SUMMARY_COLUMNS}, WHOLE_CURE)
+    _check_statuses(table)
+    return table.cells["status"]
+
+
+def _check_statuses(table: _Table) -> None:
+    for row, status in enumerate(table.cells["status"]):
+        if status not in STATUSES:
+            raise table.refuse(row, f"status {status!r}, expected one of {', '.join(STATUSES)}")
+
+
+def _text(path: Path, cure: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError("results", f"{path}: {error.strerror or error}", cure) from None
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise StoreError("results", f"{path}: can't be unpacked: {error}", cure) from None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise StoreError("results", f"{path}:{line}: not UTF-8", cure) from None
+    if text.startswith("\ufeff"):
+        raise StoreError("results", f"{path}:1: begins with a byte order mark: saved by another program", cure)
+    if text.partition("\n")[0].endswith("\r"):
+        raise StoreError("results", f"{path}:1: lines end with CR LF: saved by another program", cure)
+    return text
+
+
+def _records(path: Path, text: str, cure: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line on which it ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise StoreError("results", f"{path}:{reader.line_num}: {error}", cure) from None
+
+
+def _cells(
+    path: Path, wanted: Mapping[str, Column], cure: str, spare: Mapping[str, Mapping[str, Column]] | None = None
+) -> _Table:
+    """The cells of a CSV with the columns `wanted`, in that order, and with at least one of the sets of `spare`."""
+    records = _records(path, _text(path, cure), cure)
+    _, header = next(records, (1, []))
+    sets = list(spare.values()) if spare else []
+    present = [part for part in sets if not part.keys().isdisjoint(header)] or sets[:1]
+    whole = [*wanted, *(name for part in present for name in part)]
+    if header != whole and not (spare and sorted(header) == sorted(whole)):
+        raise StoreError("results", f"{path}:1: {_wrong_header(header, whole)}", cure)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    for line, record in records:
+        if len(record) != len(header):
+            raise StoreError("results", f"{path}:{line}: {len(record)} values for {len(header)} columns", cure)
+        rows.append(record)
+        lines.append(line)
+    found = zip(*rows, strict=True) if rows else ((),) * len(header)
+    return _Table(path, {name: list(cells) for name, cells in zip(header, found, strict=True)}, lines, cure)
+
+
+def _wrong_header(header: list[str], wanted: list[str]) -> str:
+    if not header:
+        return "empty"
+    if missing := [name for name in wanted if name not in header]:
+        return f"column {missing[0]!r} is missing"
+    if extra := [name for name in header if name not in wanted]:
+        return f"unknown column {extra[0]!r}"
+    twice = [name for name in header if header.count(name) > 1]
+    return f"column {twice[0]!r} twice" if twice else f"columns in another order: {','.join(header)}"
+
+
+def _frame(table: _Table, wanted: Mapping[str, Column]) -> "pandas.DataFrame":
+    import pandas
+
+    values = {name: _values(table, name, wanted[name]) for name in table.cells}
+    frame = pandas.DataFrame(values)
+    for name in table.cells:
+        kind = wanted[name].kind
+        if kind in ("whole", "number"):
+            frame[name] = frame[name].astype("int64" if kind == "whole" and "" not in table.cells[name] else "float64")
+    return frame
+
+
+def _values(table: _Table, name: str, column: Column) -> list[Any]:
+    """The values of one column; StoreError at the first cell that can't be one."""
+    cells = table.cells[name]
+    if not column.empty and "" in cells:
+        raise table.refuse(cells.index(""), f"{name} is empty")
+    if column.kind == "text":
+        return cells
+    if column.kind == "flag":
+        return [_flag(table, row, name, cell) for row, cell in enumerate(cells)]
+    strange = set("".join(cells)) - DIGITS
+    numbers: list[float] = []
+    for row, cell in enumerate(cells):
+        try:
+            if strange and not strange.isdisjoint(cell):
+                raise ValueError
+            numbers.append(float(cell) if cell else math.nan)
+        except ValueError:
+            raise table.refuse(row, f"{name} is {cell!r}, expected a number") from None
+        if why := _out_of_range(numbers[-1], column) if cell else "":
+            raise table.refuse(row, f"{name} is {cell}, expected {why}")
+    return numbers
+
+
+def _flag(table: _Table, row: int, name: str, cell: str) -> bool:
+    if cell not in ("True", "False"):
+        raise table.refuse(row, f"{name} is {cell!r}, expected True or False")
+    return cell == "True"
+
+
+def _out_of_range(value: float, column: Column) -> str:
+    """What was expected instead of `value`; empty where it is right."""
+    if not math.isfinite(value):
+        return "" if column.endless else "a finite number"
+    if column.kind == "whole" and not (value.is_integer() and abs(value) < 2**53):
+        return "a whole number"
+    if value < column.low or (column.open_low and value == column.low):
+        return f"a number {'above' if column.open_low else 'from'} {column.low:g}"
+    return f"a number up to {column.high:g}" if value > column.high else ""
+
+
+def _check_forward(table: _Table, frame: "pandas.DataFrame", key: tuple[str, ...]) -> None:
+    """Within each run `step`, `samples` and `epoch` grow from row to row, and its rows stand together."""
+    runs = list(zip(*(table.cells[name] for name in key), strict=True)) if key else [()] * len(frame)
+    begun = set()
+    columns_ = [frame[name].to_list() for name in ("step", "samples", "epoch")]
+    for row, run in enumerate(runs):
+        if row and run == runs[row - 1]:
+            for name, values in zip(("step", "samples", "epoch"), columns_, strict=True):
+                if not values[row] > values[row - 1]:
+                    cells = table.cells[name]
+                    raise table.refuse(row, f"{name} {cells[row]} after {name} {cells[row - 1]}")
+        elif run in begun:
+            raise table.refuse(row, f"rows of {' '.join(run)} again")
+        begun.add(run)
+
+
+def _check_ends(table: _Table, frame: "pandas.DataFrame", runs: "pandas.DataFrame", every: bool) -> None:
+    """Rows belong to a run of `runs` and end where it ended; `every` run not cut short has some, or each arm."""
+    key = ["arm", "config_hash"]
+    ends = {tuple(run[:2]): run[2:] for run in runs[[*key, "samples", "status"]].itertuples(index=False, name=None)}
+    last: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for row, (arm, config_hash, samples) in enumerate(frame[[*key, "samples"]].itertuples(index=False, name=None)):
+        if (arm, config_hash) not in ends:
+            raise table.refuse(row, f"{arm} {config_hash} is not in runs.csv")
+        last[arm, config_hash] = (row, samples)
+    begun = {arm for arm, _ in last}
+    for run, (samples, status) in ends.items():
+        whole = status in ("finished", "collapsed") or not every
+        if run in last and whole and last[run][1] != samples:
+            row, found = last[run]
+            raise table.refuse(row, f"{' '.join(run)} ends at {found} samples, the run ended at {samples}")
+        missing = run not in last if every else run[0] not in begun
+        if whole and missing:
+            raise StoreError("results", f"{table.path}: no rows of {' '.join(run)}", table.cure)
+
+
+# -- JSON, TOML, arrays
+
+
+def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """StoreError where a value of summary.json has not the type or range of its column."""
+    for name in SUMMARY_COLUMNS:
+        column, value = SUMMARY[name], summary[name]
+        if value is None and column.empty and column.kind != "text":
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = isinstance(value, str) if column.kind == "text" else number and not _out_of_range(float(value), column)
+        if not right:
+            raise StoreError("results", f"{path}: {name} is {value!r}", RUN_CURE)
+    if summary["status"] not in STATUSES:
+        which = f"{path}: status {summary['status']!r}, expected one of {', '.join(STATUSES)}"
+        raise StoreError("results", which, RUN_CURE)
+
+
+def config_of(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in the document of a config.json. StoreError where it isn't one."""
+    config = document.get("config")
+    if not isinstance(config, dict):
+        raise StoreError("results", f"{path}: no table 'config'", RUN_CURE)
+    for name, kind in (("val_fraction", (int, float)), ("parameters", dict)):
+        if not isinstance(config.get(name), kind):
+            raise StoreError("results", f"{path}: config.{name} is {config.get(name)!r}", RUN_CURE)
+    return config
+
+
+def environments_of(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The machines in the document of environments.json. StoreError where they aren't there."""
+    found = document.get("environments")
+    if not isinstance(found, list) or not all(isinstance(machine, dict) for machine in found):
+        raise StoreError("results", f"{path}: no list 'environments'", WHOLE_CURE)
+    return found
+
+
+def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """experiment.toml as it is kept beside results. StoreError with the key that isn't what was written."""
+    check_schema(path, document.get("schema_version", 1))
+    kinds = {"name": str, "question": str, "demonstration": bool, "seeds": list, "arms": dict, "tune": dict}
+    wrong = [key for key, kind in kinds.items() if key in document and not isinstance(document[key], kind)]
+    arms = document.get("arms", {})
+    wrong += [f"arms.{arm}" for arm in (arms if "arms" not in wrong else ()) if not isinstance(arms[arm], dict)]
+    if "tune" in document and "tune" not in wrong:
+        wrong += [f"tune.{key}" for key in ("lr", "seeds") if not isinstance(document["tune"].get(key), list)]
+    if wrong:
+        raise StoreError(
+            "results", f"{path}: {wrong[0]} is not what was written", "restore it or choose another --name"
+        )
+    return dict(document)
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a test_predictions.npz. StoreError where it is damaged."""
+    import zipfile
+
+    import numpy
+
+    try:
+        # Given a name, numpy leaves the file open when it isn't an archive.
+        with open(path, "rb") as file, numpy.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        raise StoreError("results", f"{path}: can't be read: {error}", RUN_CURE) from None
