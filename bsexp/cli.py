@@ -4,6 +4,7 @@ The one rule: a command's function here only names its arguments; its work is in
 called, so that `--help` needs neither pydantic nor torch. Options come from the table in `options`.
 """
 
+import errno
 import importlib
 import inspect
 import os
@@ -14,9 +15,9 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from bsexp.console import error_line
 from bsexp.errors import BsexpError
 from bsexp.options import OPTIONS, Option, options_of
+from bsexp.streams import NobodyReads, end_streams, error_line, prepare_streams, result_output
 
 app = typer.Typer(
     name="bsexp",
@@ -84,7 +85,11 @@ def _command(name: str) -> Callable[..., None]:
         module = importlib.import_module(f"bsexp.commands.{name}")
         position = {argument: given.pop(argument)} if argument else {}
         values = {key: value for key, value in given.items() if value is not None and value != []}
-        code = module.main(**position, given=values)
+        try:
+            code = module.main(**position, given=values)
+        except BrokenPipeError as error:
+            # A process of ours is gone; Typer would take it for the reader of our output and end in silence.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         if code:
             raise typer.Exit(code)
 
@@ -150,22 +155,27 @@ def run_cli(arguments: list[str]) -> int:
         from typer.completion import completion_init
 
         completion_init()
+    prepare_streams()
     try:
         result = _invoke(arguments)
         if result == 130:
             # Typer turns Ctrl-C into this.
             raise KeyboardInterrupt
-        sys.stdout.flush()
+        with result_output():
+            pass
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        # `bsexp report | head`: the reader has what it wanted. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except NobodyReads:
         return 0
+    except SystemExit as error:
+        # How Typer ends where its help goes to a closed pipe.
+        return 0 if isinstance(error.__context__, BrokenPipeError) else _failed(error, False)
     except KeyboardInterrupt:
         error_line("interrupted; run the same command again to go on")
         return 130
     except BaseException as error:
         return _failed(error, "--debug" in arguments or bool(os.environ.get(OPTIONS["debug"].environment)))
+    finally:
+        end_streams()
 
 
 def _invoke(arguments: list[str]) -> object:
@@ -197,6 +207,9 @@ def _failed(error: BaseException, debug: bool) -> int:
             return 2
         error_line(f"{message.rstrip('.')}; see bsexp --help")
         return getattr(error, "exit_code", 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error_line(f"{error.filename or 'output'}: {error.strerror}; free some space and run the same command again")
+        return 5
     if type(error).__name__ == "Stopped":
         error_line(f"stopped by {error}; run the same command again to go on")
         return getattr(error, "exit_code", 1)

@@ -71,6 +71,9 @@ def check_value(option: Option, value: Any, place: str) -> Any:
 
 def parse_value(option: Option, text: str, place: str) -> Any:
     """The value that a text from the command line or the environment stands for."""
+    if option.kind == "text" and not option.in_id and text.strip():
+        # A path may hold bytes that are no UTF-8, which pydantic refuses.
+        return text.strip()
     try:
         return _adapter(option).validate_strings(text.strip())
     except pydantic.ValidationError:

@@ -1,6 +1,7 @@
 """What people see: the only module that prints.
 
 The one rule: results go to stdout, talk goes to stderr; on a terminal progress is a bar, elsewhere a line at a time.
+Talk that can't be written is dropped and work goes on; a result that can't be written ends the program.
 """
 
 import json
@@ -9,14 +10,22 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from bsexp.streams import result_output, spelt, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+# Wide enough for any table: elsewhere than on a terminal nothing needs to be folded.
+ENDLESS = 10_000
+# Terminals below this have room for a percentage and the time that is left.
+NARROW = 72
 
 
 class Talk:
@@ -31,19 +40,16 @@ class Talk:
     def errors(self) -> "Console":
         """Where talk goes: stderr."""
         if self._errors is None:
-            from rich.console import Console
-
-            self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+            self._errors = _console(stderr=True, soft_wrap=True)
         return self._errors
 
     @property
     def output(self) -> "Console":
-        """Where results go: stdout; as wide as its text needs where it isn't a terminal."""
+        """Where results go: stdout; as wide as its text needs where it isn't a terminal and COLUMNS says nothing."""
         if self._output is None:
-            from rich.console import Console
-
-            width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "0") or 0) or 160
-            self._output = Console(highlight=False, width=width)
+            self._output = _console()
+            if not sys.stdout.isatty():
+                self._output.width = self._output.width if _columns() else ENDLESS
         return self._output
 
     def hear_logs(self) -> None:
@@ -56,38 +62,111 @@ class Talk:
     def note(self, text: str, level: int = 1) -> None:
         """A line of talk."""
         if self.level >= level:
-            self.errors.print(text, markup=False)
+            with suppress(OSError):
+                self.errors.print(visible(text), markup=False)
 
     def warn(self, text: str) -> None:
         """A warning, also when quiet."""
-        self.errors.print(f"bsexp: warning: {text}", markup=False, style="yellow")
+        with suppress(OSError):
+            self.errors.print(f"bsexp: warning: {visible(text)}", markup=False, style="yellow")
 
-    def result(self, text: str) -> None:
-        """A line of result."""
-        self.output.print(text, markup=False, soft_wrap=True)
+    def result(self, text: str, heading: str = "") -> None:
+        """A line of result, behind a heading that stands out."""
+        from rich.text import Text
+
+        with result_output():
+            self.output.print(Text.assemble((visible(heading), "bold"), visible(text)), soft_wrap=True)
+
+    def content(self, text: str) -> None:
+        """A file's content, as it is."""
+        with result_output():
+            sys.stdout.write(text)
 
     def document(self, document: dict[str, Any]) -> None:
         """One JSON document on stdout."""
-        sys.stdout.write(json.dumps({"schema_version": 1, **document}, allow_nan=False, ensure_ascii=True) + "\n")
+        text = json.dumps({"schema_version": 1, **document}, allow_nan=False, ensure_ascii=True)
+        self.content(f"{text}\n")
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, wide: bool = False
     ) -> None:
-        """A table on stdout: first column left, the others right unless `wide` texts."""
-        from rich import box
-        from rich.table import Table
+        """A table on stdout: first column left, the others right unless `wide` texts.
 
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if wide or number == 0 else "right", overflow="fold")
+        Where not even its words fit side by side, each row is a list instead.
+        """
+        encoding = self.output.encoding
+        cells = [[spelt(visible(cell), encoding) for cell in row] for row in (columns, *rows)]
+        if _narrowest(cells) > self.output.width:
+            self._list(cells, title)
+        else:
+            with result_output():
+                self.output.print(_table(cells, title, wide))
+
+    def _list(self, cells: Sequence[Sequence[str]], title: str | None) -> None:
+        columns, *rows = cells
+        if title:
+            self.result("", heading=title)
         for row in rows:
-            table.add_row(*(_escaped(cell) for cell in row))
-        self.output.print(table)
+            if len(row) == 2:
+                self.result(f"{row[0]}: {row[1]}")
+                continue
+            self.result(f"{columns[0]}: {row[0]}")
+            for name, value in zip(columns[1:], row[1:], strict=True):
+                if value:
+                    self.result(f"  {name}: {value}")
 
     @property
     def live(self) -> bool:
-        """Whether a moving display can be shown."""
-        return self.level >= 1 and self.errors.is_terminal and not self.errors.is_dumb_terminal
+        """Whether a moving display can be shown: on a terminal, whatever colours are asked for elsewhere."""
+        return self.level >= 1 and sys.stderr.isatty() and not self.errors.is_dumb_terminal
+
+
+def _console(**options: Any) -> "Console":
+    from rich.console import Console
+
+    class Unpiped(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end the program with 1.
+            raise
+
+    return Unpiped(highlight=False, **options)
+
+
+def _columns() -> int:
+    """The width that COLUMNS asks for; 0 where it doesn't, as rich has it."""
+    text = os.environ.get("COLUMNS", "")
+    return int(text) if text.isdigit() else 0
+
+
+def _narrowest(cells: Sequence[Sequence[str]]) -> int:
+    """The width of a table that is folded between words only."""
+    from rich.cells import cell_len
+
+    longest = (
+        max((cell_len(word) for text in column for word in text.split()), default=0)
+        for column in zip(*cells, strict=True)
+    )
+    return sum(width + 3 for width in longest)
+
+
+def _table(cells: Sequence[Sequence[str]], title: str | None, wide: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=None if title is None else Text(visible(title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="bold",
+    )
+    columns, *rows = cells
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if wide or number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 class _LogTalk(logging.Handler):
@@ -100,21 +179,6 @@ class _LogTalk(logging.Handler):
             self.talk.note(record.getMessage())
         else:
             self.talk.warn(record.getMessage())
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def error_line(text: str) -> None:
-    """The one line of an error on stderr, without rich: it must work when nothing else does."""
-    line = " ".join(text.split())
-    try:
-        sys.stderr.write(f"bsexp: {line}\n")
-    except UnicodeEncodeError:
-        sys.stderr.write(f"bsexp: {line.encode('ascii', 'backslashreplace').decode()}\n")
 
 
 def duration(seconds: float) -> str:
@@ -146,9 +210,9 @@ class Meter:
         if not self.talk.live:
             yield self
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-        parts = (
+        parts: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -156,6 +220,8 @@ class Meter:
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[text]}", style="dim"),
         )
+        if self.talk.errors.width < NARROW:
+            parts = (parts[2], parts[4])
         with Progress(*parts, console=self.talk.errors, transient=True) as self._bar:
             self._task = self._bar.add_task(self.title, total=self.total, left="", text="")
             yield self
@@ -170,7 +236,8 @@ class Meter:
     def line(self, text: str) -> None:
         """A line that stays."""
         if self._bar:
-            self._bar.console.print(text, markup=False)
+            with suppress(OSError):
+                self._bar.console.print(visible(text), markup=False)
         else:
             self.talk.note(text)
 

@@ -22,11 +22,11 @@ LAYERS = [
     ["analysis"],
     ["sweep"],
     ["report"],
-    ["console", "commands", "cli", "__main__"],
+    ["streams", "console", "commands", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "options")
-STANDARD_ONLY = ("errors", "seeding", "plugins", "schedules", "catalog", "options")
+STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "options")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"
 )

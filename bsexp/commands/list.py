@@ -22,7 +22,7 @@ def main(kind: str, given: dict[str, Any]) -> int:
         talk.document({"items": items})
         return 0
     for item in items:
-        talk.output.print(f"[bold]{item['name']}[/bold]  {item['summary']}", soft_wrap=True)
+        talk.result(f"  {item['summary']}", heading=item["name"])
         for parameter in item["parameters"]:
             default = "" if parameter["default"] is None else f" ({_shown(parameter['default'])})"
             talk.result(f"    {parameter['name']}{default}: {parameter['help']}; {parameter['accepts']}")

@@ -136,7 +136,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
             }
         )
         return 0
-    talk.result(f"{asked.name}: {asked.question}" if asked.question else asked.name)
+    talk.result(f"{asked.name}: {' '.join(asked.question.split())}" if asked.question else asked.name)
     talk.table(("arm", "schedule", "lr", "batch size", "updates", "samples", "seeds"), rows)
     for note in asked.notes:
         talk.note(f"note: {note}")

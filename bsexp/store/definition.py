@@ -33,7 +33,7 @@ def _merge(place: Place, asked: dict[str, Any]) -> None:
         if arm in arms:
             _refuse_difference(place, arm, arms[arm], settings)
         arms[arm] = settings
-    document = {"schema_version": SCHEMA_VERSION, "name": place.name, **stored, **asked, "arms": arms}
+    document = {"schema_version": SCHEMA_VERSION, "name": place.title, **stored, **asked, "arms": arms}
     document["seeds"] = sorted({*stored.get("seeds", []), *asked["seeds"]})
     document["question"] = asked["question"] or stored.get("question", "")
     arms_last = {**{key: value for key, value in document.items() if key != "arms"}, "arms": arms}

@@ -87,8 +87,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the text file at `path` in one go (UTF-8, newline at line ends)."""
-    write_bytes(path, text.encode())
+    """Replace the text file at `path` in one go (UTF-8, other bytes of names as JSON spells them)."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

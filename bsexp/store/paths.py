@@ -100,6 +100,12 @@ class Experiment:
         return self.path.name
 
     @property
+    def title(self) -> str:
+        """The name as a document can hold it: a folder's may have line ends in it, and bytes that are no UTF-8."""
+        signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in self.name)
+        return "".join(signs)
+
+    @property
     def definition(self) -> Path:
         return self.path / "experiment.toml"
 

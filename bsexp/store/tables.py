@@ -95,7 +95,7 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
     for arm in frames.runs["arm"].unique():
         arms.setdefault(arm, {})
     return Results(
-        name=experiment.name,
+        name=experiment.title,
         question=definition.get("question", ""),
         demonstration=bool(definition.get("demonstration", False)),
         arms=arms,

@@ -70,7 +70,9 @@ class _Pool:
         worker.index = None
         if self.waiting:
             worker.index = self.waiting.popleft()
-            worker.pipe.send((self.tasks[worker.index], worker.index in self.busy))
+            # A worker that has just died is noticed where it is listened to.
+            with suppress(OSError):
+                worker.pipe.send((self.tasks[worker.index], worker.index in self.busy))
             yield Event("started", worker.index)
 
     def hear(self, worker: _Worker) -> Iterator[Event]:

@@ -146,6 +146,26 @@ def test_a_run_that_kills_its_workers_has_failed_after_three_and_waits_for_retry
     assert not list(tmp_path.rglob("failure.json"))
 
 
+def test_a_worker_killed_between_two_runs_is_replaced(tmp_path: Path) -> None:
+    """The parent stands still until its worker has finished a run, asked for the next one, and been killed."""
+    program = Program(tmp_path, "sweep", "--schedule", "fixed-small", "--seeds", "0-1", *FEW)
+    wait_until(lambda: list(tmp_path.glob("results/runs/runs/*/attempt-1/evals.csv")), "a run that has begun")
+    program.signal(signal.SIGSTOP)
+    (worker,) = (pid for pid in children(program.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    wait_until(lambda: list(tmp_path.glob("results/runs/runs/*/summary.json")), "a finished run")
+    wait_until(lambda: not list(tmp_path.glob("results/runs/runs/*/lease-*")), "its claim given up")
+    time.sleep(0.3)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: not alive(worker) and len(os.listdir(f"/proc/{worker}/task")) == 1, "the end of its threads")
+    program.signal(signal.SIGCONT)
+    assert program.wait() == 0, program.said()
+    assert "a worker died (signal 9)" in program.said()
+    assert program.document()["finished"] == 2
+
+
+FEW = ("--jobs", "1", "--epochs", "3", "--train-size", "200", "--no-report", "--json")
+
+
 def test_failing_alike_and_fail_fast_end_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "def net(image_shape, num_classes):\n    import torch\n    return Net()\n" + FAILING
