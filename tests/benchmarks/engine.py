@@ -65,13 +65,12 @@ def main() -> None:
     """Measure each batch size in turn."""
     made = parser(__doc__ or "", repeats=15)
     made.add_argument("--sizes", default=",".join(map(str, SIZES)), help="batch sizes")
-    made.add_argument("--threads", type=int, help="torch's threads [its own choice: all cores]")
+    loops.add_conditions(made)
     made.add_argument("--seconds", type=float, default=0.4, help="about how long one repeat of one candidate takes")
-    made.add_argument("--cpu-time", action="store_true", help="CPU time instead of the clock's, for a busy machine")
     made.add_argument("--only-bare", action="store_true", help="leave the peers out")
     options = made.parse_args()
     wanted = OWN if options.only_bare else tuple(CANDIDATES)
-    conditions = loops.Conditions(options.threads, options.cpu_time)
+    conditions = loops.Conditions.of(options)
     if options.cpu_time:
         wanted = tuple(name for name in wanted if name != "loader 2")  # its work is done in other processes
     names = [name for name in wanted if installed(NEEDS.get(name, "torch"))]

@@ -4,6 +4,7 @@ The one rule: all of them train the same network, from the same start, with the 
 Fashion-MNIST's size and number; their content is drawn at random, for the time doesn't depend on it.
 """
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bsexp import RunConfig, Training
+from bsexp import RunConfig, Training, simulate
 from bsexp.data.sources import Images
 from bsexp.data.splits import TrainingData, prepare
 from bsexp.engine.device import tune_allocator
@@ -40,6 +41,17 @@ class Conditions(NamedTuple):
             torch.set_num_threads(self.threads)
         return time.process_time if self.cpu_time else time.perf_counter
 
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Conditions":
+        """The conditions that the arguments ask for."""
+        return cls(options.threads, options.cpu_time)
+
+
+def add_conditions(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `Conditions` come from."""
+    parser.add_argument("--threads", type=int, help="torch's threads [its own choice: all cores]")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of the clock's, for a busy machine")
+
 
 def bsexp_loop(batch_size: int, conditions: Conditions, augment: bool = False, averaging: str = "none") -> Run:
     """bsexp's own training. Inside the time: everything between two updates (schedule, stream, batch, log rows).
@@ -49,11 +61,39 @@ def bsexp_loop(batch_size: int, conditions: Conditions, augment: bool = False, a
     """
     now = conditions.settle()
     tune_allocator()
-    options = {**SETTINGS, "batch_size": batch_size, "averaging": averaging, "augment": augment, "evals": 1}
-    config = RunConfig(schedule="fixed-small", epochs=20.0, **options)
+    options = {"schedule": "fixed-small", "batch_size": batch_size, "epochs": 20.0, "averaging": averaging}
+    return _timed(_training(augment=augment, **options), now)
+
+
+def growing_loop(conditions: Conditions, sizes: tuple[int, ...], samples_per_size: int) -> Run:
+    """bsexp's own training of a batch that grows through `sizes`, each twice the one before; timed like bsexp_loop."""
+    now = conditions.settle()
+    tune_allocator()
+    data = _data(False)
+    milestones = [k / len(sizes) for k in range(1, len(sizes))]
+    training = _training(
+        schedule="growing-batch",
+        parameters={"shape": "step", "milestones": milestones, "factor": 2},
+        batch_size=sizes[0],
+        max_batch=sizes[-1],
+        epochs=len(sizes) * samples_per_size / len(data.train),
+        averaging="none",
+    )
+    planned = simulate(training.schedule, total_samples=training.total_samples, num_train=len(data.train))
+    expected = [size for size in sizes for _ in range(samples_per_size // size)]
+    assert [update.batch_size for update in planned] == expected, "each size has its share"
+    return _timed(training, now)
+
+
+def _training(augment: bool = False, **options: Any) -> Training:
+    """A run before its first update; its evaluations are the one at the start, already made, and one at the end."""
+    config = RunConfig(**SETTINGS, **options, augment=augment, evals=1)
     training = Training(config, data=_data(augment), device="cpu")
     next(training)
+    return training
 
+
+def _timed(training: Training, now: Callable[[], float]) -> Run:
     def run(updates: int) -> float:
         began = now()
         while updates:
