@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,9 +108,14 @@ class Observer:
 def owner_of(text: str) -> Owner | None:
     """Who wrote a lease; None for what isn't one."""
     try:
-        return Owner(**json.loads(text.partition("\n")[0]))
-    except (ValueError, TypeError):
+        return Owner(**json.loads(text.partition("\n")[0])["owner"])
+    except (ValueError, TypeError, KeyError):
         return None
+
+
+def lease_text(owner: Owner) -> str:
+    """The line of a new claim. No two are alike, also of one process: so a claim given up and made again is noticed."""
+    return json.dumps({"owner": asdict(owner), "claim": secrets.token_hex(8)}) + "\n"
 
 
 def leases(folder: Path) -> dict[int, Path]:
@@ -194,7 +200,7 @@ def claim(folder: Path, observer: Observer, above: Callable[[], int] = lambda: 0
         return None
     number = max([floor, *before]) + 1
     path = folder / f"lease-{number}"
-    if not _create(path, json.dumps(asdict(Owner.me())) + "\n"):
+    if not _create(path, lease_text(Owner.me())):
         return None
     # Look again: of two that judged the same dead claim, or one that slept since, at least one sees the other here.
     after = {other: _text(place) for other, place in leases(folder).items() if other != number}
@@ -248,7 +254,9 @@ def locked(folder: Path, patience: float = 300.0) -> Iterator[None]:
     """Hold `folder` for a moment, waiting for others who do. StoreError after `patience` seconds."""
     observer = Observer()
     end = time.monotonic() + patience
-    while (lease := claim(folder, observer)) is None:
+    # Numbers that nobody had before: what clears dead claims away below never meets a new one.
+    first = time.time_ns()
+    while (lease := claim(folder, observer, above=lambda: first)) is None:
         if time.monotonic() > end:
             raise StoreError("results folder", f"{folder}: another process holds it", "look for lease-* in it")
         time.sleep(0.02 + 0.03 * (os.getpid() % 7) / 7)

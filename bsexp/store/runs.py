@@ -23,6 +23,7 @@ from bsexp.store.files import (
     plain,
     read_json,
     sync,
+    sync_all,
     usable,
     write_bytes,
     write_json,
@@ -93,8 +94,8 @@ class RunWriter:
             self.folder.failure.unlink(missing_ok=True)
         announce(self.folder, self.config, self.arm)
         self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
-        write_json(self.attempt.config, config_document(self.config, self.arm))
-        write_json(self.attempt.environment, self.environment)
+        write_json(self.attempt.config, config_document(self.config, self.arm), durable=False)
+        write_json(self.attempt.environment, self.environment, durable=False)
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
         for number, path in leases(self.folder.path).items():
@@ -136,8 +137,7 @@ class RunWriter:
         """Keep the state after `samples` samples, together with the rows up to it."""
         self.flush()
         with usable(self.attempt.path):
-            for kept in self._logs.values():
-                sync(kept.path)
+            sync_all(kept.path for kept in self._logs.values())
         extents = {name: kept.extent() for name, kept in self._logs.items()}
         write_checkpoint(self.attempt, samples, {**meta, "logs": extents}, payload)
 
@@ -147,10 +147,10 @@ class RunWriter:
         if predictions:
             self._save_arrays(predictions)
         if weights is not None:
-            write_bytes(self.attempt.weights, weights)
+            write_bytes(self.attempt.weights, weights, durable=False)
         with usable(self.attempt.path):
-            for kept in self._logs.values():
-                sync(kept.path)
+            # Where the summary is, also in an attempt, all the rest is whole.
+            sync_all(self.attempt.path.iterdir())
         write_json(self.attempt.summary, summary)
         publish(self.folder, self.attempt, self.lease)
 
@@ -173,7 +173,7 @@ class RunWriter:
 
         content = io.BytesIO()
         numpy.savez_compressed(content, **arrays)
-        write_bytes(self.attempt.predictions, content.getvalue())
+        write_bytes(self.attempt.predictions, content.getvalue(), durable=False)
 
 
 def publish(folder: RunFolder, attempt: RunFolder, lease: Lease) -> None:
@@ -234,7 +234,8 @@ def announce(folder: RunFolder, config: "RunConfig", arm: str) -> None:
     """A planned run is a folder with its config: whoever comes later knows what is waiting."""
     ensure_folder(folder.path)
     if not folder.config.exists():
-        write_json(folder.config, config_document(config, arm))
+        # There may be thousands; one that a power cut damages is written again when its run is made.
+        write_json(folder.config, config_document(config, arm), durable=False)
 
 
 def record_failure(folder: RunFolder, reason: str, trace: str = "") -> None:

@@ -3,6 +3,7 @@
 The one rule: planning trains nothing and imports no torch; an experiment that can't be run is refused here, whole.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from bsexp.store.files import read_json
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.tasks import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,15 @@ def plan_runs(
 
 
 def planned_runs(place: Place) -> list[PlannedRun]:
-    """Every run that has a folder in `place`, as its config.json says."""
+    """Every run that has a folder in `place`, as its config.json says; a damaged one is told and left out."""
     planned = []
     for folder in place.run_folders():
-        document = read_json(folder.config)
-        config = RunConfig(**document["config"])
+        try:
+            document = read_json(folder.config)
+            config = RunConfig(**document["config"])
+        except (BsexpError, KeyError, TypeError) as error:
+            log.warning("left out: %s", error)
+            continue
         planned.append(PlannedRun(document["arm"], config, plan_run(config, num_trained(config))))
     return planned
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bsexp.store.definition import merge_definition
-from bsexp.store.lease import Observer, Owner, claim, leases, locked
+from bsexp.store.lease import Observer, Owner, claim, lease_text, leases, locked
 from bsexp.store.paths import Experiment
 from bsexp.store.tables import read_definition
 from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until
@@ -241,7 +241,7 @@ def test_while_another_process_makes_the_run_this_one_waits_and_reads_its_result
 
 def write_lease(folder: Path, number: int, owner: Owner) -> Path:
     path = folder / f"lease-{number}"
-    path.write_text(json.dumps(owner.__dict__) + "\n")
+    path.write_text(lease_text(owner))
     return path
 
 
@@ -260,6 +260,24 @@ def test_a_stale_claim_is_taken_over_with_a_warning(tmp_path: Path) -> None:
     killed.kill()
     again = finish(tmp_path, *RUN)
     assert "warning: taking over from a process that is gone" in again.said()
+
+
+def test_a_claim_given_up_and_made_again_meanwhile_by_the_same_process_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is asleep between looking and creating wakes when the same holder holds the same number again."""
+    write_lease(tmp_path, 1, Owner.me())
+    plain = Observer.dead
+
+    def slept(observer: Observer, lease: Path) -> bool:
+        lease.unlink()
+        dead = plain(observer, lease)
+        write_lease(tmp_path, 1, Owner.me())
+        return dead
+
+    monkeypatch.setattr(Observer, "dead", slept)
+    assert claim(tmp_path, Observer()) is None
+    assert list(leases(tmp_path)) == [1]
 
 
 def test_a_claim_from_elsewhere_counts_until_its_counter_stands_still(
