@@ -27,7 +27,9 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def bsexp(tmp_path: Path) -> Bsexp:
     """Runs the real program in a temporary folder: bsexp("run", "fixed-small", ...)."""
 
-    def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, cwd: Path = tmp_path, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bsexp", *arguments],
             cwd=cwd,
@@ -36,7 +38,7 @@ def bsexp(tmp_path: Path) -> Bsexp:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=300,
+            timeout=timeout,
         )
 
     return run

@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_first_difference(
     config = read_checkpoint(newer).meta["config"]
     replace_payload(newer, b"", config={**config, "lr": 0.3}, config_hash="0" * 32)
     said = resume(place, capfd, expected=5)
-    assert "lr is 0.3 there and 0.05 here" in said
+    assert "lr is 0.3 there and 0.0125 here" in said
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
