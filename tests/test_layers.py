@@ -1,6 +1,7 @@
 """The layers: imports run downward only, and light commands import nothing heavy."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,13 @@ sys.stderr.write(f"\\ncode={{code}} heavy={{heavy}}\\n")
 def probe(arguments: list[str], heavy: tuple[str, ...], cwd: Path) -> str:
     text = PROBE.format(heavy=heavy)
     result = subprocess.run(
-        [sys.executable, "-c", text, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", text, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     return result.stderr.strip().splitlines()[-1]
 
@@ -131,6 +138,11 @@ def test_light_commands_and_errors_import_nothing_heavy(arguments: list[str], co
     (tmp_path / "results").mkdir()
     (tmp_path / "quick.toml").write_text('[arms.a]\nschedule = "fixed-small"\n')
     assert probe(arguments, HEAVY, tmp_path) == f"code={code} heavy=[]"
+
+
+def test_a_run_imports_torch_and_nothing_else_that_is_heavy(tmp_path: Path) -> None:
+    others = tuple(name for name in HEAVY if name != "torch")
+    assert probe(["run", "fixed-small", "--epochs", "0.05", "--quiet"], others, tmp_path) == "code=0 heavy=[]"
 
 
 def test_every_command_takes_its_options_from_the_table() -> None:

@@ -210,15 +210,34 @@ def _digits(name: str) -> _Arrays:
     """1,797 images of 8 x 8 with values 0 to 16, brought to 0 to 255 by `value * 255 // 16`; 360 are for test."""
     import numpy as np
     import torch
-    from sklearn.datasets import load_digits
 
     from bsexp.data.splits import generator, stratified
 
-    data = load_digits()
-    images = (data.images.astype(np.int64) * 255 // 16).astype(np.uint8)
-    test = stratified(torch.from_numpy(data.target.astype(np.int64)), 360, generator(0, "digits", "test")).numpy()
+    table = _digits_table()
+    images, labels = (table[:, :-1] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8), table[:, -1]
+    test = stratified(torch.from_numpy(labels), 360, generator(0, "digits", "test")).numpy()
     train = np.setdiff1d(np.arange(len(images)), test)
-    return _Arrays(images[train], data.target[train], images[test], data.target[test])
+    return _Arrays(images[train], labels[train], images[test], labels[test])
+
+
+def _digits_table() -> "Array":
+    """The 64 values and the label of each image, int64 (1797, 65), from the file that scikit-learn brings."""
+    import gzip
+    from importlib.util import find_spec
+
+    import numpy as np
+
+    spec = find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        # Importing the package as well would cost each process two seconds.
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt", encoding="ascii") as file:
+                return np.loadtxt(file, delimiter=",").astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return np.column_stack([data.data, data.target]).astype(np.int64)
 
 
 def _factory(name: str) -> _Arrays:
