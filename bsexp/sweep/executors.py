@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from bsexp.engine.loop import Training
     from bsexp.sweep.runner import Made
 
+# A server imports torch once for all workers, and does nothing with it, so that its copies are like fresh processes.
+CONTEXT = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else multiprocessing.get_context("spawn")
+CONTEXT.set_forkserver_preload(["bsexp.sweep.runner", "torch._dynamo"])
 ATTEMPTS = 3
 LOOK_SECONDS = 0.2
 # What a terminal or a cluster sends to everybody is the parent's business.
@@ -155,13 +159,26 @@ def run_local(
 
 
 def _start(device: str, execution: Execution) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, device, execution, os.getpid()), daemon=True)
-    with _ctrl_c_blocked():
+    mine, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
+    with _ctrl_c_blocked(), _modules_from_where_ours_are():
         process.start()
     theirs.close()
     return _Worker(process, mine, device)
+
+
+@contextmanager
+def _modules_from_where_ours_are() -> Iterator[None]:
+    """Python would have the server look first in the current folder, where a file may be called like a module."""
+    ours = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ[name] for name in ours if name in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager
@@ -177,9 +194,11 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, device: str, execution: Execution, parent: int) -> None:
+def _work(pipe: Connection, device: str, execution: Execution, environment: dict[str, str]) -> None:
     """A worker's life. The parent ends it with SIGTERM, or by dying."""
-    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     # Until here SIGTERM ends the process as it is: there is nothing to lose, and importing torch takes seconds.
@@ -191,10 +210,11 @@ def _work(pipe: Connection, device: str, execution: Execution, parent: int) -> N
     os._exit(0)
 
 
-def _watch_parent(parent: int) -> None:
+def _watch_parent() -> None:
     """End this process when its parent has died: in good order, or after GRACE_SECONDS at once."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os._exit(1)

@@ -23,7 +23,6 @@ PRELOADED = [
     "bsexp.commands.run",
     "bsexp.commands.sweep",
     "bsexp.sweep.runner",
-    "sklearn.datasets",
     "importlib.readers",
 ]
 # What the same run may differ in: how long it took, how often it was begun, and with what words.
@@ -169,6 +168,11 @@ def alive(pid: int) -> bool:
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers(pid: int) -> list[int]:
+    """The workers of a sweep: the copies of the server that it has started."""
+    return [worker for server in children(pid) for worker in children(server)]
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from tests.faults.programs import Program, children, contents, finish
+from tests.faults.programs import Program, children, contents, finish, workers
 
 ARMS = {
     "steady": 'schedule = "fixed-small"\ndropout = 0.2\n',
@@ -106,7 +106,8 @@ class Round:
             victim.signal(signal.SIGKILL)
         elif what == "worker":
             with suppress(OSError, IndexError):
-                subprocess.run(["kill", "-9", str(draw.choice(children(victim.pid)))], check=False, capture_output=True)
+                started = [*children(victim.pid), *workers(victim.pid)]
+                subprocess.run(["kill", "-9", str(draw.choice(started))], check=False, capture_output=True)
         elif what == "signal":
             victim.signal(draw.choice(SIGNALS))
         elif what == "pause":

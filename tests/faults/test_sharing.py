@@ -14,7 +14,7 @@ from bsexp.store.definition import merge_definition
 from bsexp.store.lease import Observer, Owner, claim, lease_text, leases, locked
 from bsexp.store.paths import Experiment
 from bsexp.store.tables import read_definition
-from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until
+from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until, workers
 
 FILE = """
 [run]
@@ -89,10 +89,12 @@ def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> No
     (tmp_path / "e.toml").write_text(FILE.replace("epochs = 0.5", "epochs = 100").replace("0-9", "0-1"))
     program = Program(tmp_path, "sweep", "e.toml", "--jobs", "2", "--no-report", "--checkpoint-seconds", "0.2")
     wait_until(lambda: list(tmp_path.glob("results/e/runs/*/summary.json")), "a finished run")
-    workers = children(program.pid)
-    assert len(workers) >= 2
+    wait_until(lambda: list(tmp_path.glob("results/e/runs/*/attempt-1/checkpoint-*.pt")), "a checkpoint of another")
+    at_work = workers(program.pid)
+    assert len(at_work) == 2
+    started = [*children(program.pid), *at_work]
     program.kill()
-    wait_until(lambda: not any(alive(pid) for pid in workers), "the workers' end", seconds=5)
+    wait_until(lambda: not any(alive(pid) for pid in started), "the workers' end", seconds=5)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/e/runs/*/summary.json")}
     assert len(done) < 4
     again = finish(tmp_path, "sweep", "e.toml", "--jobs", "2", "--no-report", "--json").document()
@@ -109,13 +111,9 @@ def test_a_worker_in_a_long_update_ends_with_its_killed_parent(tmp_path: Path) -
     words = ("--schedule", "fixed-small", "--model", "own:net", "--seeds", "0", "--epochs", "1", "--no-report")
     program = Program(tmp_path, "sweep", *words)
     wait_until((tmp_path / "asleep").exists, "the update")
-    (worker, *_) = [pid for pid in children(program.pid) if b"spawn_main" in cmdline(pid)]
+    (worker,) = workers(program.pid)
     program.kill()
     wait_until(lambda: not alive(worker), "the worker's end", seconds=5)
-
-
-def cmdline(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 DEADLY = """
@@ -151,12 +149,12 @@ def test_a_worker_killed_between_two_runs_is_replaced(tmp_path: Path) -> None:
     program = Program(tmp_path, "sweep", "--schedule", "fixed-small", "--seeds", "0-1", *FEW)
     wait_until(lambda: list(tmp_path.glob("results/runs/runs/*/attempt-1/evals.csv")), "a run that has begun")
     program.signal(signal.SIGSTOP)
-    (worker,) = (pid for pid in children(program.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (worker,) = workers(program.pid)
     wait_until(lambda: list(tmp_path.glob("results/runs/runs/*/summary.json")), "a finished run")
     wait_until(lambda: not list(tmp_path.glob("results/runs/runs/*/lease-*")), "its claim given up")
     time.sleep(0.3)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: not alive(worker) and len(os.listdir(f"/proc/{worker}/task")) == 1, "the end of its threads")
+    wait_until(lambda: not alive(worker), "its end")
     program.signal(signal.SIGCONT)
     assert program.wait() == 0, program.said()
     assert "a worker died (signal 9)" in program.said()
