@@ -144,11 +144,6 @@ def _bsexp(
     """The referee for batch-size and learning-rate schedules."""
 
 
-def main() -> None:
-    """The program: runs a command and ends with its exit code."""
-    sys.exit(run_cli(sys.argv[1:]))
-
-
 def run_cli(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors become one line on stderr."""
     if "_BSEXP_COMPLETE" in os.environ:
@@ -217,7 +212,3 @@ def _failed(error: BaseException, debug: bool) -> int:
         raise error
     error_line(f"a bug of ours: {type(error).__name__}: {error}; run it with --debug and report it")
     return 1
-
-
-if __name__ == "__main__":
-    main()

@@ -169,6 +169,15 @@ _EXECUTION = (
         commands=MAKING,
         no_form=None,
     ),
+    Option(
+        "tensorboard",
+        "flag",
+        False,
+        "also write each run's rows for TensorBoard, into its folder (extra: tensorboard)",
+        in_id=False,
+        commands=MAKING,
+        no_form=None,
+    ),
     Option("out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan")),
     Option(
         "name",

@@ -14,12 +14,15 @@ from bsexp.sweep.conduct import Means, Tally
 from bsexp.sweep.devices import worker_devices
 from bsexp.sweep.environment import describe_machine, python_arguments
 from bsexp.sweep.executors import Event
+from bsexp.sweep.loggers import check_tensorboard
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
 
 def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
     """How runs are made, from the options given; `threads` is the command's default, None for torch's choice."""
+    if options.get("tensorboard", False):
+        check_tensorboard()
     return Execution(
         device=options.get("device", OPTIONS["device"].default),
         save_model=options.get("save_model", False),
@@ -29,6 +32,7 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
         keep_memory=options.get("tune_allocator", True),
         checkpoint_seconds=options.get("checkpoint_seconds", OPTIONS["checkpoint_seconds"].default),
         allow_changed=options.get("allow_changed", False),
+        tensorboard=options.get("tensorboard", False),
         asked=frozenset(name for name in ("device", "threads") if options.get(name) not in (None, "auto")),
     )
 

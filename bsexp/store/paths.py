@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "failure.json"
 
     @property
+    def tensorboard(self) -> Path:
+        """A folder of TensorBoard's, where that was asked for: all attempts' rows."""
+        return self.path / "tensorboard"
+
+    @property
     def logs(self) -> tuple[Path, ...]:
         """The files that grow while the run is made."""
         return (self.steps, self.evals)

@@ -8,7 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,7 @@ from bsexp.store.checkpoints import Checkpoint, newest
 from bsexp.store.lease import Lease, Observer, holder
 from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, remove_empty, summarise
 from bsexp.sweep.changes import Surroundings, check_unchanged, settle
+from bsexp.sweep.loggers import Guarded, TensorBoard
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
@@ -136,17 +137,22 @@ class _Attempt:
         training = self.training = Training(self.config, state, data=data, device=device)
         before = training.samples
         self._saved_samples = before if found else -1
-        with self.stop.gentle():
+        with self.stop.gentle(), self._logger(before) as logger:
             for record in training:
                 if isinstance(record, StepRow):
                     writer.steps.append(record)
-                    self.tell(training, record)
                 elif isinstance(record, EvalRow):
                     writer.evals.append(record)
                     writer.flush()
+                if isinstance(record, StepRow | EvalRow):
+                    logger.row(record)
                     self.tell(training, record)
                 self._between_records()
             return Made(self._store(), training.samples - before)
+
+    def _logger(self, samples: int) -> AbstractContextManager[Guarded]:
+        folder = self.task.folder.tensorboard
+        return closing(Guarded((lambda: TensorBoard(folder, samples)) if self.execution.tensorboard else None))
 
     def _between_records(self) -> None:
         if self.lease.lost:

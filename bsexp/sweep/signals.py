@@ -1,7 +1,7 @@
 """Signals that end a run or a sweep in good order.
 
-The one rule: where work can be finished in order the first signal is only noted, and a second one ends it at once;
-everywhere else the first one does. The exit code is 128 + the signal's number.
+The one rule: where work can be finished in order, and in the middle of an import, the first signal is only noted, and a
+second one ends it at once; everywhere else the first one does. The exit code is 128 + the signal's number.
 """
 
 import signal
@@ -26,6 +26,15 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
+def importing(frame: FrameType | None) -> bool:
+    """Whether a signal came in the middle of an import: a package may make of an exception there what it likes."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class StopSignals:
     """Listens to `names` in the main thread while its block runs."""
 
@@ -47,7 +56,7 @@ class StopSignals:
             signal.signal(number, answer)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._gentle and self.requested is None:
+        if (self._gentle or importing(frame)) and self.requested is None:
             self.requested = number
         else:
             raise Stopped(number)

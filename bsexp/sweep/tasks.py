@@ -37,6 +37,7 @@ class Execution:
     keep_memory: bool = True
     checkpoint_seconds: float = 30.0
     allow_changed: bool = False
+    tensorboard: bool = False
     asked: frozenset[str] = frozenset()
     alone: bool = False
 

@@ -1,0 +1,33 @@
+"""Case 42: Ctrl-C while the program is still being imported."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "torch._C", "torch.nn.modules"])
+def test_ctrl_c_during_an_import_is_one_line(tmp_path: Path, module: str) -> None:
+    """The interpreter says itself what it has just imported; that is when the signal is sent."""
+    command = [sys.executable, "-X", "importtime", "-m", "bsexp", "run", "fixed-small", "--epochs", "1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stderr is not None
+        said = []
+        for line in program.stderr:
+            said.append(line)
+            if line.split("|")[-1].strip().startswith(module):
+                program.send_signal(signal.SIGINT)
+                break
+        else:
+            raise AssertionError(f"{module} was not imported: {said[-5:]}")
+        said += program.stderr.readlines()
+    words = [line for line in said if not line.startswith("import time:")]
+    assert words == ["bsexp: interrupted; run the same command again to go on\n"]
+    assert program.returncode == 130
+    assert not list(tmp_path.rglob("summary.json"))
