@@ -16,7 +16,8 @@ Bsexp = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True)
 def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option from the environment of whoever runs the tests."""
+    """No option and no width from the environment of whoever runs the tests."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     for name in list(os.environ):
         if name.startswith("BSEXP_"):
             monkeypatch.delenv(name)

@@ -75,8 +75,14 @@ def sync_all(paths: Iterable[Path]) -> None:
     """`sync` for several at once: a disk writes them together, and takes hardly longer than for one."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(sync, paths))
+    together = list(paths)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(sync, together))
+    except RuntimeError:
+        # Where memory is short a thread can't be started.
+        for path in together:
+            sync(path)
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:

@@ -23,6 +23,7 @@ PRELOADED = [
     "bsexp.commands.run",
     "bsexp.commands.sweep",
     "bsexp.sweep.runner",
+    "torch._dynamo",
     "importlib.readers",
 ]
 # What the same run may differ in: how long it took, how often it was begun, and with what words.

@@ -41,16 +41,16 @@ def greedy(image_shape, num_classes):
     return Greedy(num_classes)
 """
 RUN = ("run", "growing-batch", "--dataset", "own:data", "--model", "cnn", "--batch-size", "200", "--no-augment")
-GROWING = ("--set", "shape=exponential", "--max-batch", "2000", "--epochs", "2.5", "--lr", "0.01", "--threads", "1")
+GROWING = ("--set", "shape=exponential", "--max-batch", "2600", "--epochs", "2.5", "--lr", "0.01", "--threads", "1")
 REST = ("--log-samples", "0", "--evals", "1", "--quiet", "--no-tune-allocator")
 
 
 def limit_memory() -> None:
-    """Room for 550 MB more than this process has now: enough for some hundred images at once, not for a thousand."""
+    """Room for 325 MB more than this process has now: enough for some hundred images at once, not for a thousand."""
     # Large blocks are given back as soon as they are freed: pieces left in the heap would decide where it ends.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 550_000_000,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (size + 325_000_000,) * 2)
 
 
 def rows(out: Path) -> list[dict[str, str]]:

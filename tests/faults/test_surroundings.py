@@ -211,7 +211,7 @@ def test_odd_names_are_shown_on_one_line_and_work(
     made = said(*RUN, "--out", name, "--name", name)
     assert made.code == 0, made.err
     (files,) = (line for line in made.out.splitlines() if line.startswith("files: "))
-    assert files.startswith(f"files: {talk}/{talk}/runs/fixed-small-lr0.05-s0-")
+    assert files.startswith(f"files: {talk}/{talk}/runs/fixed-small-lr0.0125-s0-")
     again = said(*RUN, "--out", name, "--name", name, "--json")
     assert "finished already" in again.err
     assert json.loads(again.out)["run_dir"].startswith(f"{name}/{name}/")
