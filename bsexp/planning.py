@@ -11,7 +11,7 @@ from bsexp import catalog
 from bsexp.config import RunConfig
 from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.schedules import simulate
-from bsexp.schedules.strategies import Planned
+from bsexp.schedules.planned import Planned
 
 
 @dataclass(frozen=True)

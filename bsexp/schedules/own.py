@@ -13,7 +13,7 @@ from bsexp.errors import UsageError
 from bsexp.schedules.base import Hyper, Progress, Schedule
 
 if TYPE_CHECKING:
-    from bsexp.schedules.strategies import Setting
+    from bsexp.schedules.planned import Setting
 
 
 def load_factory(name: str, setting: "Setting", parameters: Mapping[str, Any]) -> Schedule:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from bsexp.schedules.base import Schedule
-from bsexp.schedules.strategies import Setting
+from bsexp.schedules.planned import Setting
 from bsexp.schedules.strategies import make_schedule as build
 
 
