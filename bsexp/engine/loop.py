@@ -6,9 +6,7 @@ records is a plain tree from which another Training goes on to the same bytes.
 """
 
 import math
-from bisect import bisect_right
-from collections import deque
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,23 +16,19 @@ from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.splits import Part, TrainingData, generator, prepare
 from bsexp.data.stream import SampleStream
-from bsexp.engine.averaging import AveragedModel
 from bsexp.engine.clock import Clock
 from bsexp.engine.device import describe_device, find_device, synchronizer
-from bsexp.engine.evaluation import Predictions, evaluate, evaluation_points, predict
+from bsexp.engine.evaluation import Predictions, evaluate, predict
+from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
 from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
 from bsexp.planning import micro_batch_sizes, plan_run
-from bsexp.records import EvalRow, Outcome, StepRecord, StepRow
-from bsexp.schedules import Progress, consult, noise_scale, share
+from bsexp.records import Outcome, StepRecord
+from bsexp.schedules import Progress, consult, share
 from bsexp.seeding import derive
-
-Record = StepRecord | StepRow | EvalRow
-ROWS = {"StepRecord": StepRecord, "StepRow": StepRow, "EvalRow": EvalRow}
 
 TRAIN_SUBSET = 1000
 COLLAPSED = 0.95
-LOG_ROWS = 200
 
 
 class Training:
@@ -44,6 +38,9 @@ class Training:
     config (loaded when left out); `device` as `--device`. Dropout masks are drawn from torch's default generators,
     which are reseeded at each update from the seed and the position. Raises UsageError before anything is trained for
     a run that can't be.
+
+    `riders` are other runs that begin alike, with budgets of their own: what they would write down up to now is in
+    `riders` as well, and `state(rider)` is the one that such a run goes on from. They change nothing of this run.
     """
 
     def __init__(
@@ -53,6 +50,7 @@ class Training:
         *,
         data: TrainingData | None = None,
         device: str = "auto",
+        riders: Sequence[RunConfig] = (),
     ) -> None:
         self.config = config
         self.device = find_device(device)
@@ -67,21 +65,15 @@ class Training:
         self._prepare_data(data)
         self._prepare_model(data)
         self._train_clock = Clock(synchronize=synchronizer(self.device))
-        self._eval_clock = Clock(synchronize=synchronizer(self.device))
-        self._points = evaluation_points(self.total_samples, config.evals)
-        interval = config.log_samples
-        self._log_interval = self.total_samples / LOG_ROWS if interval is None else interval
+        self._own = self._ledger(config)
+        self.riders = [self._ledger(rider) for rider in riders]
         self.step, self.samples, self._closing = 0, 0, False
-        self._queue: deque[Record] = deque()
-        self._losses: list[tuple[Any, int]] = []
-        self._best_val_accuracy: float | None = None
-        self._last_eval: EvalRow | None = None
-        self._failure = ""
         self._rehearsed = False
         self.outcome: Outcome | None = None
         self.predictions: dict[str, Predictions] = {}
         if state is None:
-            self._queue.append(self._evaluate())
+            for ledger in (self._own, *self.riders):
+                ledger.evaluate(0, 0, 0.0)
         else:
             self._restore(state)
 
@@ -89,14 +81,14 @@ class Training:
         return self
 
     def __next__(self) -> Record:
-        if not self._queue:
+        if not self._own.queue:
             if self.outcome is not None:
                 raise StopIteration
-            if self._failure or self.samples >= self.total_samples:
+            if self._own.failure or self.samples >= self.total_samples:
                 self._finish()
                 raise StopIteration
             self._advance()
-        return self._queue.popleft()
+        return self._own.queue.popleft()
 
     # -- one update and what follows it
 
@@ -109,29 +101,20 @@ class Training:
         self._train_clock.start()
         picks = self._stream.take(size)
         loss, sizes = self._updater.update(picks, hyper, sizes)
-        if self._averaged:
-            self._averaged.follow(size)
-        before = self.samples
+        made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss)
+        self._own.follow(made)
         self.step, self.samples = self.step + 1, self.samples + size
-        self._losses.append((loss, size))
-        self._queue.append(StepRecord(self.step - 1, self.samples, size, hyper.lr, hyper.momentum, loss))
-        evaluation = self._passed(before)
-        if evaluation or self._row_due(before):
+        self._own.queue.append(StepRecord(made.step, made.samples, size, hyper.lr, hyper.momentum, loss))
+        if self._own.due(made):
             self._train_clock.stop()
-            self._log(size, sizes[0], hyper.lr, hyper.momentum)
-            if evaluation and not self._failure:
-                self._queue.append(self._evaluate())
+            self._own.write(made, self._train_clock.seconds)
         else:
             self._train_clock.pause()
-
-    def _row_due(self, before: int) -> bool:
-        if not self._log_interval or self.samples >= self.total_samples:
-            return True
-        return before // self._log_interval != self.samples // self._log_interval
-
-    def _passed(self, before: int) -> bool:
-        passed = bisect_right(self._points, self.samples) != bisect_right(self._points, before)
-        return passed or self.samples >= self.total_samples
+        for rider in self.riders:
+            rider.follow(made)
+            if rider.due(made):
+                self._train_clock.stop()
+                rider.write(made, self._train_clock.seconds)
 
     def _reseed(self) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
@@ -142,99 +125,44 @@ class Training:
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
 
-    def _log(self, batch_size: int, micro_batch_size: int, lr: float, momentum: float) -> None:
-        losses = torch.stack([loss for loss, _ in self._losses]).tolist()
-        sizes = [size for _, size in self._losses]
-        self._losses = []
-        bad = next((k for k, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if bad is not None:
-            step = self.step - len(losses) + bad
-            self._failure = f"loss became {losses[bad]} at step {step}"
-        g = noise_scale(lr, momentum, batch_size, self.num_train) if self.config.optimizer == "sgd" else None
-        mean = math.fsum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
-        self._queue.append(
-            StepRow(
-                step=self.step - 1,
-                samples=self.samples,
-                epoch=self.samples / self.num_train,
-                batch_size=batch_size,
-                micro_batch_size=micro_batch_size,
-                lr=lr,
-                momentum=momentum,
-                noise_scale=g,
-                train_loss=mean,
-                grad_sq_norm=None,
-                grad_var=None,
-                b_simple=None,
-                train_seconds=self._train_clock.seconds,
-            )
-        )
-
-    # -- evaluation
-
-    def _evaluate(self) -> EvalRow:
-        self._eval_clock.start()
-        train = evaluate(self._model, self._batches, self._train_subset)
-        # Without a validation split the test split takes its place, and every table says so.
-        held_out = self._data.val if self._data.val is not None else self._data.test
-        last = evaluate(self._model, self._batches, held_out)
-        averaged = evaluate(self._averaged.model, self._batches, held_out) if self._averaged else None
-        self._eval_clock.stop()
-        if not (math.isfinite(train.loss) and math.isfinite(last.loss)):
-            self._failure = self._failure or f"loss in evaluation is not finite after step {self.step - 1}"
-        if self._best_val_accuracy is None or last.accuracy > self._best_val_accuracy:
-            self._best_val_accuracy = last.accuracy
-        self._last_eval = EvalRow(
-            step=self.step,
-            samples=self.samples,
-            epoch=self.samples / self.num_train,
-            train_seconds=self._train_clock.seconds,
-            train_loss=train.loss,
-            train_accuracy=train.accuracy,
-            val_loss=last.loss,
-            val_accuracy=last.accuracy,
-            val_loss_ema=averaged.loss if averaged else None,
-            val_accuracy_ema=averaged.accuracy if averaged else None,
-        )
-        return self._last_eval
-
     def _finish(self) -> None:
         """The test split, once; then the outcome."""
         measured: dict[str, Any] = {}
-        status = "diverged" if self._failure else "finished"
-        self._eval_clock.start()
-        if not self._failure:
-            last = self._last_eval
+        own = self._own
+        status = "diverged" if own.failure else "finished"
+        own.clock.start()
+        if not own.failure:
+            last = own.last_eval
             assert last is not None, "the last update is always evaluated"
             measured = {"train_loss": last.train_loss, "train_accuracy": last.train_accuracy, **self._test()}
             measured["generalization_gap"] = last.train_accuracy - measured["test_accuracy"]
             if self._data.val is not None:
                 for name in ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema"):
                     measured[name] = getattr(last, name)
-                measured["best_val_accuracy"] = self._best_val_accuracy
+                measured["best_val_accuracy"] = own.best_val_accuracy
             measured["memorised"] = self._memorised()
             if last.train_loss > COLLAPSED * math.log(self._data.num_classes):
                 status = "collapsed"
-                self._failure = f"train loss {last.train_loss:.3f} at the end: nothing was learned"
-        self._eval_clock.stop()
+                own.failure = f"train loss {last.train_loss:.3f} at the end: nothing was learned"
+        own.clock.stop()
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
         self.outcome = Outcome(
             status=status,
             updates=self.step,
             samples=self.samples,
             train_seconds=self._train_clock.seconds,
-            eval_seconds=self._eval_clock.seconds,
+            eval_seconds=own.clock.seconds,
             total_shrink=self._updater.shrink,
             peak_memory_bytes=peak,
             num_parameters=count_parameters(self._model),
             device=describe_device(self.device),
-            reason=self._failure,
+            reason=own.failure,
             **measured,
         )
 
     def _test(self) -> dict[str, float]:
         measured: dict[str, float] = {}
-        models = [("", self._model)] + ([("_ema", self._averaged.model)] if self._averaged else [])
+        models = [("", self._model)] + ([("_ema", averaged.model)] if (averaged := self._own.averaged) else [])
         for suffix, model in models:
             score, predictions = predict(model, self._batches, self._data.test)
             self.predictions["averaged" if suffix else "last"] = predictions
@@ -262,6 +190,12 @@ class Training:
     def _part(self, where: Tensor) -> Part:
         return self._data.train.select(where)
 
+    def _ledger(self, config: RunConfig) -> Ledger:
+        # Without a validation split the test split takes its place, and every table says so.
+        held_out = self._data.val if self._data.val is not None else self._data.test
+        sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
+        return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
+
     def _prepare_model(self, data: TrainingData) -> None:
         config = self.config
         model = build_model(
@@ -277,7 +211,6 @@ class Training:
         order = torch.contiguous_format if self._contiguous else torch.channels_last
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
         self._updater = Updater(self._model, config, self._batches, self.device, self._reseed)
-        self._averaged = AveragedModel(self._model, self.total_samples) if config.averaging == "ema" else None
 
     def _rehearse(self, sizes: list[int]) -> None:
         self._updater.rehearse(self._stream.take(sizes[0]), sizes)
@@ -291,58 +224,28 @@ class Training:
         """The network as it is now; it goes on changing while the run is iterated."""
         return self._model
 
-    def state(self) -> dict[str, Any]:
+    def state(self, rider: Ledger | None = None) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors, numbers and texts in dicts and lists."""
+        ledger = rider or self._own
         self._train_clock.stop()
-        losses = [(float(loss), size) for loss, size in self._losses]
         return {
-            "config_hash": self.config.hash,
-            "model": _copied(self._model.state_dict()),
-            "optimizer": _copied(self._updater.optimizer.state_dict()),
-            "averaged": _copied(self._averaged.model.state_dict()) if self._averaged else None,
+            "config_hash": ledger.config.hash,
+            "model": copied(self._model.state_dict()),
+            "optimizer": copied(self._updater.optimizer.state_dict()),
             "step": self.step,
             "samples": self.samples,
             "closing": self._closing,
-            "losses": losses,
             "shrink": self._updater.shrink,
             "memory_limit": self._updater.limit,
             "train_seconds": self._train_clock.seconds,
-            "eval_seconds": self._eval_clock.seconds,
-            "best_val_accuracy": self._best_val_accuracy,
-            "last_eval": asdict(self._last_eval) if self._last_eval else None,
-            "failure": self._failure,
-            "queue": [[type(record).__name__, _numbers(record)] for record in self._queue],
+            **ledger.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._updater.optimizer.load_state_dict(state["optimizer"])
-        if self._averaged:
-            self._averaged.model.load_state_dict(state["averaged"])
         self.step, self.samples, self._closing = state["step"], state["samples"], state["closing"]
         self._stream.seek(self.samples)
-        self._losses = [
-            (torch.tensor(loss, dtype=self._batches.dtype, device=self.device), size) for loss, size in state["losses"]
-        ]
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
-        self._train_clock.seconds, self._eval_clock.seconds = state["train_seconds"], state["eval_seconds"]
-        self._best_val_accuracy = state["best_val_accuracy"]
-        self._last_eval = EvalRow(**state["last_eval"]) if state["last_eval"] else None
-        self._failure = state["failure"]
-        self._queue = deque(ROWS[name](**values) for name, values in state["queue"])
-
-
-def _numbers(record: Record) -> dict[str, Any]:
-    values = {name: getattr(record, name) for name in record.__slots__}
-    return {name: float(value) if isinstance(value, Tensor) else value for name, value in values.items()}
-
-
-def _copied(tree: Any) -> Any:
-    """A state dict whose tensors no longer change with the training."""
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, dict):
-        return {key: _copied(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_copied(value) for value in tree]
-    return tree
+        self._train_clock.seconds = state["train_seconds"]
+        self._own.restore(state)
