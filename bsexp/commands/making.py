@@ -11,7 +11,7 @@ from typing import Any
 from bsexp.console import Meter, Talk, duration
 from bsexp.options import OPTIONS
 from bsexp.sweep.conduct import Means, Tally
-from bsexp.sweep.devices import worker_devices
+from bsexp.sweep.devices import is_exact, worker_devices
 from bsexp.sweep.environment import describe_machine, python_arguments
 from bsexp.sweep.executors import Event
 from bsexp.sweep.loggers import check_tensorboard
@@ -44,7 +44,16 @@ def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"]
     execution.environment["jobs"] = len(devices)
     watch = Watch(talk)
     with StopSignals() as stop:
-        means = Means(devices, execution, stop, options.get("retry"), options.get("fail_fast", False))
+        # On other devices the same update may come out differently.
+        exact = execution.deterministic or all(map(is_exact, devices))
+        means = Means(
+            devices,
+            execution,
+            stop,
+            options.get("retry"),
+            options.get("fail_fast", False),
+            options.get("share_prefix", exact),
+        )
         try:
             return make(means, watch)
         finally:

@@ -12,8 +12,9 @@ from bsexp.planning import estimate_seconds
 from bsexp.schedules import noise_scale, simulate
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import finished
-from bsexp.sweep.devices import worker_devices
+from bsexp.sweep.devices import is_exact, worker_devices
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
+from bsexp.sweep.prefix import Fork, find_forks
 
 COLUMNS = ("step", "samples", "epoch", "batch_size", "lr", "momentum", "noise_scale")
 TABLE_ROWS = 20
@@ -100,7 +101,13 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)
     workers = max(1, len(worker_devices(asked.execution.get("device", "auto"), asked.execution.get("jobs"))))
-    estimate, basis = _seconds(trials + runs, place, workers)
+    # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.
+    settled = [run for run in runs if run.arm not in tuned]
+    device, exact = asked.execution.get("device", "auto"), asked.execution.get("deterministic", False)
+    sharing = asked.execution.get("share_prefix", exact or is_exact(device))
+    forks = [fork for part in (trials, settled) for fork in _forks(part)] if sharing else []
+    shared = sum(fork.samples for _, _, fork in forks)
+    estimate, basis = _seconds(trials + runs, place, workers, {id(run): fork.samples for run, _, fork in forks})
     size = sum(BYTES_PER_RUN + BYTES_PER_TEST_IMAGE * _num_test(run) for run in trials + runs)
     rows = []
     for arm in asked.arms:
@@ -129,6 +136,12 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
                 "runs": len(runs),
                 "tuning_runs": len(trials),
                 "samples": sum(run.plan.total_samples for run in trials + runs),
+                "samples_shared": shared,
+                "shared_beginnings": [
+                    {"arm": run.arm, "lr": run.config.lr, "seed": run.config.seed}
+                    | {"goes_on_from": parent.arm, "samples": fork.samples, "total_samples": run.plan.total_samples}
+                    for run, parent, fork in forks
+                ],
                 "seconds": estimate,
                 "workers": workers,
                 "bytes": round(size),
@@ -142,9 +155,27 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
         talk.note(f"note: {note}")
     samples = sum(run.plan.total_samples for run in trials + runs)
     talk.result(f"{len(runs)} runs and {len(trials)} tuning runs, {samples:,} samples")
+    if forks:
+        first = forks[0][0].config.seed
+        talk.table(
+            ("arm", "goes on from", "lr", "after samples", "of its budget"),
+            [
+                [run.arm, parent.arm, f"{run.config.lr:g}", f"{at:,}", f"{at / run.plan.total_samples:.0%}"]
+                for run, parent, fork in forks
+                if run.config.seed == first and (at := fork.samples)
+            ],
+        )
+        left = samples - shared
+        talk.result(f"beginnings are trained once: {left:,} of {samples:,} samples, {left / samples:.0%}")
     time = "unknown until a run has finished" if estimate is None else f"about {duration(estimate)}"
     talk.result(f"time: {time} with {workers} workers ({basis}); disk: about {size / 1e6:.0f} MB")
     return 0
+
+
+def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:
+    """The runs that go on from another, the other, and from where; found as a sweep does, longest runs first."""
+    ordered = sorted(planned, key=lambda run: -(estimate_seconds(run.config, run.plan) or float(run.plan.updates)))
+    return [(ordered[number], ordered[fork.parent], fork) for number, fork in find_forks(ordered).items()]
 
 
 def _num_test(run: PlannedRun) -> int:
@@ -153,16 +184,20 @@ def _num_test(run: PlannedRun) -> int:
     return catalog.find_dataset(run.config.dataset).num_test or 10_000
 
 
-def _seconds(planned: list[PlannedRun], place: Place, workers: int) -> tuple[float | None, str]:
-    """Seconds for all of `planned` with `workers`, and what that rests on: finished runs where there are some."""
+def _seconds(planned: list[PlannedRun], place: Place, workers: int, shared: dict[int, int]) -> tuple[float | None, str]:
+    """Seconds for all of `planned` with `workers`, and what that rests on: finished runs where there are some.
+
+    `shared`: the samples that other runs train for a run, by its id().
+    """
     costs: dict[str, list[float]] = {}
     measured: dict[str, list[float]] = {}
     for run in planned:
         cost = estimate_seconds(run.config, run.plan)
-        costs.setdefault(run.arm, []).append(cost if cost is not None else float(run.plan.updates))
+        left = 1 - shared.get(id(run), 0) / run.plan.total_samples
+        costs.setdefault(run.arm, []).append(left * (cost if cost is not None else float(run.plan.updates)))
         summary = finished(task_of(run, place, place.name).folder)
         if summary and summary["status"] == "finished":
-            measured.setdefault(run.arm, []).append(summary["wall_seconds"] / costs[run.arm][-1])
+            measured.setdefault(run.arm, []).append(summary["wall_seconds"] / costs[run.arm][-1] * left)
     unknown = any(estimate_seconds(run.config, run.plan) is None for run in planned)
     ratios = [ratio for found in measured.values() for ratio in found]
     if not ratios and unknown:

@@ -123,6 +123,12 @@ class Planned:
             raise UsageError("warmup_epochs", f"{epochs:g}", f"the whole run has {total_samples / num_train:g} epochs")
         return share
 
+    def _warm_up(self, progress: Progress, w: float) -> float:
+        """The factor on the rate. A warm-up of so many epochs is the same, to the last bit, whatever the budget."""
+        if self.setting.warmup_epochs is None:
+            return curves.warm_up(w, self.warmup_start)(progress.fraction)
+        return curves.warm_up(self.setting.warmup_epochs * progress.num_train, self.warmup_start)(progress.samples)
+
     def __call__(self, progress: Progress) -> Hyper:
         """Values for the update that starts at `progress`. Raises UsageError where they leave their range."""
         largest = self.largest(progress.num_train)
@@ -140,6 +146,5 @@ class Planned:
                 f"it must lie in [1, max_batch = {largest}]; change batch_size, max_batch or the schedule's parameters",
             )
         lr = self.setting.lr * wanted.lr * self.scale(batch / self.reference)
-        if f < w:
-            lr *= curves.warm_up(w, self.warmup_start)(f)
+        lr *= self._warm_up(progress, w)
         return Hyper(batch, lr, self.setting.momentum if wanted.momentum is None else wanted.momentum)

@@ -77,20 +77,24 @@ class RunWriter:
         self.wall_seconds = 0.0
         self._logs = {path.name: Log(path) for path in self.attempt.logs}
 
-    def begin(self, found: Checkpoint | None) -> None:
+    def begin(self, found: Checkpoint | None, logs: Mapping[str, bytes] | None = None) -> None:
         """Begin the attempt, as a copy of what belongs to `found` where the run goes on from a checkpoint.
 
-        Earlier attempts are cleared away once this one holds all that is needed.
+        Without one it begins with `logs`, where another run has been written down so far. Earlier attempts are cleared
+        away once this one holds all that is needed.
         """
         earlier = self.folder.attempts()
         self.wall_seconds = max(self._wall_of(earlier), found.meta["wall_seconds"] if found else 0.0)
         with usable(self.attempt.path):
             self.attempt.path.mkdir()
-            if found is None:
+            if found is not None:
+                self._copy(found)
+            elif logs is not None:
+                for name, content in logs.items():
+                    self._logs[name].append(content)
+            else:
                 self._append(self.attempt.steps.name, csv_text(columns(StepRow), []))
                 self._append(self.attempt.evals.name, csv_text(eval_columns(self.config.val_fraction), []))
-            else:
-                self._copy(found)
             self.folder.failure.unlink(missing_ok=True)
         announce(self.folder, self.config, self.arm)
         self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
@@ -132,6 +136,12 @@ class RunWriter:
             self._append(self.attempt.steps.name, csv_text(columns(StepRow), map(asdict, self.steps), header=False))
             self._append(self.attempt.evals.name, csv_text(names, rows, header=False))
         self.steps, self.evals = [], []
+
+    def written(self) -> dict[str, bytes]:
+        """The logs so far, by name."""
+        self.flush()
+        with usable(self.attempt.path):
+            return {name: kept.path.read_bytes()[: kept.length] for name, kept in self._logs.items()}
 
     def save(self, samples: int, meta: Mapping[str, Any], payload: bytes) -> None:
         """Keep the state after `samples` samples, together with the rows up to it."""

@@ -7,6 +7,7 @@ the first of them starts.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bsexp.config import RunConfig
@@ -20,6 +21,7 @@ from bsexp.store.tables import write_runs_table
 from bsexp.sweep.executors import Event, run_local
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, planned_runs, task_of
+from bsexp.sweep.prefix import find_forks
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 from bsexp.sweep.tuning import choose, write_choice
@@ -33,7 +35,7 @@ class Means:
     """With what a sweep is made: one worker per entry of `devices`, none to plan only.
 
     `retry` (failed, diverged, all or None): which runs that ended without a result are made again. `fail_fast`: the
-    first failure ends everything.
+    first failure ends everything. `share_prefix`: what several runs have in common is trained once.
     """
 
     devices: tuple[str, ...]
@@ -41,6 +43,7 @@ class Means:
     stop: StopSignals
     retry: str | None = None
     fail_fast: bool = False
+    share_prefix: bool = True
 
 
 @dataclass
@@ -142,6 +145,9 @@ def _make(
     tasks = sorted(missing, key=lambda task: -costs[task.folder.path])
     for task in tasks:
         announce(task.folder, RunConfig(**task.config), task.arm)
+    if means.share_prefix:
+        runs = {task.folder.path: run for task, run in zip(everything, planned, strict=True)}
+        tasks = _with_heirs(tasks, [runs[task.folder.path] for task in tasks], costs)
     watch(phase, tasks, [costs[task.folder.path] for task in tasks], None)
     if means.devices and tasks:
         failures: list[str] = []
@@ -155,6 +161,19 @@ def _make(
                     failures.append(event.content)
                     _give_up(failures, tally, means)
     return everything, [summary for task in everything if (summary := finished(task.folder))]
+
+
+def _with_heirs(tasks: list[Task], runs: list[PlannedRun], costs: dict[Path, float]) -> list[Task]:
+    """The tasks, each with those that go on from it, whose `costs` become what is left of them."""
+    heirs: dict[int, list[tuple[int, Task]]] = {}
+    # A run that is made anew is made from its start.
+    sharing = [number for number, task in enumerate(tasks) if not task.anew]
+    for place, fork in find_forks([runs[number] for number in sharing]).items():
+        number, parent = sharing[place], sharing[fork.parent]
+        heirs.setdefault(parent, []).append((fork.samples, tasks[number]))
+        costs[tasks[number].folder.path] *= 1 - fork.samples / runs[number].plan.total_samples
+    ordered = {number: tuple(sorted(mine, key=lambda heir: heir[0])) for number, mine in heirs.items()}
+    return [replace(task, heirs=ordered.get(number, ())) for number, task in enumerate(tasks)]
 
 
 def _missing(task: Task, retry: str | None, tally: Tally) -> Task | None:

@@ -4,6 +4,7 @@ The one rule: torch is imported only on a machine that has a GPU driver.
 """
 
 import os
+import sys
 from glob import glob
 
 from bsexp import catalog
@@ -26,6 +27,11 @@ def num_cores() -> int:
 def on_gpu(device: str) -> bool:
     """Whether runs on `device` are runs on a CUDA GPU."""
     return device.startswith("cuda") or (device == "auto" and num_gpus() > 0)
+
+
+def is_exact(device: str) -> bool:
+    """Whether `device` gives the same bytes each time without being told to."""
+    return device == "cpu" or (device == "auto" and sys.platform != "darwin" and not num_gpus())
 
 
 def default_model(dataset: str, device: str) -> str:

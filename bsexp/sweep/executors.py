@@ -5,6 +5,7 @@ it; the parent never imports torch.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -65,15 +66,22 @@ class _Pool:
     def __init__(self, tasks: Sequence[Task], devices: Sequence[str], execution: Execution) -> None:
         self.tasks, self.execution = tasks, execution
         self.waiting = deque(range(len(tasks)))
+        places = {task.folder.path: index for index, task in enumerate(tasks)}
+        # Who goes on from another run, and from how many samples of it on.
+        self.after = {
+            places[heir.folder.path]: (index, samples)
+            for index, task in enumerate(tasks)
+            for samples, heir in task.heirs
+        }
         self.tries = [0] * len(tasks)
         self.busy: set[int] = set()
         self.workers = [_start(device, execution) for device in devices[: len(tasks)]]
 
     def hand_out(self, worker: _Worker) -> Iterator[Event]:
         """Give `worker` the next task. One that another process was making comes last, and is waited for."""
-        worker.index = None
-        if self.waiting:
-            worker.index = self.waiting.popleft()
+        worker.index = next((index for index in self.waiting if index not in self.after), None)
+        if worker.index is not None:
+            self.waiting.remove(worker.index)
             # A worker that has just died is noticed where it is listened to.
             with suppress(OSError):
                 worker.pipe.send((self.tasks[worker.index], worker.index in self.busy))
@@ -92,10 +100,25 @@ class _Pool:
         if kind == "busy":
             self.busy.add(worker.index)
             self.waiting.append(worker.index)
+        elif kind == "progress":
+            samples, total = content
+            yield Event(kind, worker.index, samples / total)
+            yield from self._release(worker.index, samples)
         else:
             yield Event(kind, worker.index, content)
+        if kind in ("done", "failed"):
+            yield from self._release(worker.index)
         if kind not in ("progress", "told"):
             yield from self.hand_out(worker)
+
+    def _release(self, parent: int, samples: float = math.inf) -> Iterator[Event]:
+        """Run `parent` has come to `samples`, or its end: what goes on from there can be made."""
+        free = [index for index, (other, needed) in self.after.items() if other == parent and needed <= samples]
+        for index in free:
+            del self.after[index]
+        for worker in self.workers:
+            if free and worker.index is None:
+                yield from self.hand_out(worker)
 
     def _replace(self, worker: _Worker) -> Iterator[Event]:
         """A worker is gone: its run goes back, or has failed after ATTEMPTS tries; another takes its place."""
@@ -113,6 +136,7 @@ class _Pool:
             reason = f"its worker died {ATTEMPTS} times ({how})"
             record_failure(self.tasks[index].folder, reason)
             yield Event("failed", index, reason)
+            yield from self._release(index)
         fresh = _start(worker.device, self.execution)
         worker.process, worker.pipe = fresh.process, fresh.pipe
         yield from self.hand_out(worker)
@@ -243,7 +267,7 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
             stop.request(signal.SIGTERM)
 
     def tell(training: "Training", row: object) -> None:
-        say("progress", training.samples / training.total_samples)
+        say("progress", (training.samples, training.total_samples))
 
     logger = logging.getLogger("bsexp")
     logger.setLevel(logging.INFO)

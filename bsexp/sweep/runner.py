@@ -19,10 +19,11 @@ from bsexp.data.splits import prepare
 from bsexp.engine import checkpoint
 from bsexp.engine.loop import Training
 from bsexp.errors import BsexpError, MemoryExhausted
-from bsexp.records import EvalRow, StepRow
+from bsexp.records import EvalRow, StepRecord, StepRow
 from bsexp.store.checkpoints import Checkpoint, newest
 from bsexp.store.lease import Lease, Observer, holder
 from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, remove_empty, summarise
+from bsexp.sweep.beginnings import BEGINNING, Heirs, checkpoint_meta
 from bsexp.sweep.changes import Surroundings, check_unchanged, settle
 from bsexp.sweep.loggers import Guarded, TensorBoard
 from bsexp.sweep.signals import StopSignals
@@ -117,6 +118,7 @@ class _Attempt:
         self.writer: RunWriter | None = None
         self.training: Training | None = None
         self.surroundings: Surroundings
+        self._beginning: dict[str, Any] | None = None
         self._saved_at, self._saved_samples = time.monotonic(), -1
 
     def make(self) -> Made:
@@ -131,15 +133,22 @@ class _Attempt:
         environment = {**self.execution.environment, **self.surroundings.recorded()}
         if changed:
             environment["changed"] = changed
+        self._beginning = found.meta.get(BEGINNING) if found else None
+        if self._beginning:
+            environment[BEGINNING] = self._beginning
         writer = self.writer = RunWriter(self.task.folder, self.lease, self.config, self.task.arm, environment)
         writer.begin(found)
         data = prepare(self.config, images)
-        training = self.training = Training(self.config, state, data=data, device=device)
-        before = training.samples
+        before = found.meta["samples"] if found else 0
+        heirs = Heirs(self.task, before)
+        training = self.training = Training(self.config, state, data=data, device=device, riders=heirs.riders)
+        heirs.watch(training)
         self._saved_samples = before if found else -1
         with self.stop.gentle(), self._logger(before) as logger:
             for record in training:
-                if isinstance(record, StepRow):
+                if isinstance(record, StepRecord):
+                    heirs.after(training, writer, self.surroundings, self.execution.environment, self._wall())
+                elif isinstance(record, StepRow):
                     writer.steps.append(record)
                 elif isinstance(record, EvalRow):
                     writer.evals.append(record)
@@ -169,13 +178,9 @@ class _Attempt:
         assert training is not None
         assert writer is not None
         if training.samples != self._saved_samples:
-            meta = {
-                "samples": training.samples,
-                "config_hash": self.config.hash,
-                "config": self.config.model_dump(),
-                "made_by": self.surroundings.recorded(),
-                "wall_seconds": self._wall(),
-            }
+            meta = checkpoint_meta(self.config, self.surroundings, training.samples, self._wall())
+            if self._beginning:
+                meta[BEGINNING] = self._beginning
             writer.save(training.samples, meta, checkpoint.to_bytes(training.state()))
             self._saved_samples = training.samples
         self._saved_at = time.monotonic()

@@ -11,7 +11,10 @@ from bsexp.store.paths import RunFolder
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be made: where it belongs and what it is. `anew`: also where it is finished, and from its start."""
+    """A run to be made: where it belongs and what it is. `anew`: also where it is finished, and from its start.
+
+    `heirs`: runs that go on from what this one has trained up to so many samples, in that order.
+    """
 
     experiment: str
     folder: RunFolder
@@ -19,6 +22,7 @@ class Task:
     config: dict[str, Any]
     max_batch: int
     anew: bool = False
+    heirs: tuple[tuple[int, "Task"], ...] = ()
 
 
 @dataclass(frozen=True)

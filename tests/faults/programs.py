@@ -27,7 +27,7 @@ PRELOADED = [
     "importlib.readers",
 ]
 # What the same run may differ in: how long it took, how often it was begun, and with what words.
-FREE = (*TIME_COLUMNS, "attempts", "arguments", "earlier_attempts_seconds", "jobs")
+FREE = (*TIME_COLUMNS, "attempts", "arguments", "earlier_attempts_seconds", "beginning", "jobs")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)

@@ -1,0 +1,116 @@
+"""Beginnings that runs have in common: which, and how long.
+
+The one rule: two runs begin alike as long as each update of theirs has the same batch size, learning rate and momentum,
+to the last bit, and nothing else that makes numbers differs. Whatever their budgets, they are the same training so far,
+so that it can be trained once and gone on with from there.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from bsexp.config import RunConfig
+from bsexp.schedules import Progress, consult, share
+from bsexp.sweep.grid import PlannedRun
+
+# What acts on a run through its schedule only; all else must be the same.
+THROUGH_THE_SCHEDULE = (
+    "schedule",
+    "parameters",
+    "epochs",
+    "batch_size",
+    "max_batch",
+    "lr",
+    "lr_scaling",
+    "warmup_epochs",
+    "momentum",
+    "allow_unstable",
+)
+# A shorter beginning saves less than it costs to hand on.
+WORTH = 0.02
+# Numbers that tell an update.
+WIDTH = 3
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A run goes on from what run number `parent` has trained up to `samples`."""
+
+    parent: int
+    samples: int
+
+
+def find_forks(planned: Sequence[PlannedRun]) -> dict[int, Fork]:
+    """For each of `planned` that begins like an earlier one: from where it goes on, by its place in `planned`.
+
+    The earlier one is that with the longest common beginning, so all of them together are trained as a tree.
+    """
+    forks: dict[int, Fork] = {}
+    earlier: dict[tuple[Any, ...], list[int]] = {}
+    for number, run in enumerate(planned):
+        alike = earlier.setdefault(_key(run.config), [])
+        longest = max((_common(planned[other], run) for other in alike), default=0)
+        if longest >= WORTH * run.plan.total_samples:
+            parent = next(other for other in alike if _common(planned[other], run) == longest)
+            forks[number] = Fork(parent, longest)
+        alike.append(number)
+    return forks
+
+
+def _key(config: RunConfig) -> tuple[Any, ...]:
+    rest = {name: value for name, value in config.model_dump().items() if name not in THROUGH_THE_SCHEDULE}
+    if config.weight_decay_clock != "samples":
+        del rest["reference_batch"]
+    return tuple(sorted((name, repr(value)) for name, value in rest.items()))
+
+
+def _common(one: PlannedRun, other: PlannedRun) -> int:
+    """The samples up to which two runs are the same training."""
+    return _common_samples(*sorted((_Course(run.config, run.plan.num_train) for run in (one, other)), key=hash))
+
+
+class _Course:
+    """The updates of a run, whatever its seed."""
+
+    def __init__(self, config: RunConfig, num_train: int) -> None:
+        self.config, self.num_train = config, num_train
+        through = tuple(repr(getattr(config, name)) for name in THROUGH_THE_SCHEDULE)
+        self._key = (*through, config.reference_batch, config.optimizer, num_train)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Course) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=65536)
+def _common_samples(one: _Course, other: _Course) -> int:
+    mine, theirs = _updates(one), _updates(other)
+    # Equality of two beginnings is one comparison of memory, and falls only once as they grow.
+    number = bisect_left(
+        range(1, min(len(mine), len(theirs)) // WIDTH + 1),
+        True,
+        key=lambda k: mine[: WIDTH * k] != theirs[: WIDTH * k],
+    )
+    return int(sum(mine[: WIDTH * number : WIDTH]))
+
+
+@lru_cache(maxsize=64)
+def _updates(course: _Course) -> "array[float]":
+    """Batch size, learning rate and momentum of each update, WIDTH numbers apiece, without those that share a rest."""
+    total = course.config.total_samples(course.num_train)
+    schedule = course.config.build_schedule()
+    updates = array("d")
+    samples, closing = 0, False
+    while True:
+        step = len(updates) // WIDTH
+        hyper = consult(schedule, Progress(step, samples, total, course.num_train))
+        size, closing = share(hyper.batch_size, total - samples, closing)
+        if closing:
+            return updates
+        updates.extend((size, hyper.lr, hyper.momentum))
+        samples += size
