@@ -13,7 +13,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bsexp import catalog
-from bsexp.errors import UsageError, nearest
+from bsexp.errors import UsageError, nearest, shown
 from bsexp.options import OPTIONS, RUN_FIELDS, Option
 from bsexp.records import SCHEMA_VERSION
 from bsexp.schedules import Schedule, Setting, cycles_momentum, find_strategy, make_schedule
@@ -42,7 +42,7 @@ def option_type(option: Option) -> Any:
         case "choice":
             kind = Literal[option.choices]
         case _:
-            kind = Annotated[str, Field(strict=True, min_length=1)]
+            kind = Annotated[str, Field(strict=True, min_length=1, pattern=option.pattern or None)]
     return kind | Literal[option.word] if option.word else kind
 
 
@@ -57,8 +57,8 @@ def _adapter(option: Option) -> TypeAdapter[Any]:
 
 def _refusal(option: Option, value: Any, place: str) -> UsageError:
     if option.kind == "choice":
-        return UsageError(place, repr(value), nearest(str(value), option.choices))
-    return UsageError(place, repr(value), f"give {option.accepts}")
+        return UsageError(place, shown(value), nearest(shown(value).strip("'"), option.choices))
+    return UsageError(place, shown(value), f"give {option.accepts}")
 
 
 def check_value(option: Option, value: Any, place: str) -> Any:
@@ -71,7 +71,7 @@ def check_value(option: Option, value: Any, place: str) -> Any:
 
 def parse_value(option: Option, text: str, place: str) -> Any:
     """The value that a text from the command line or the environment stands for."""
-    if option.kind == "text" and not option.in_id and text.strip():
+    if option.kind == "text" and not option.in_id and not option.pattern and text.strip():
         # A path may hold bytes that are no UTF-8, which pydantic refuses.
         return text.strip()
     try:

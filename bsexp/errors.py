@@ -68,6 +68,19 @@ class MemoryExhausted(BsexpError):  # noqa: N818
     exit_code = 7
 
 
+SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """A value as errors show it: its repr, on one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # Python prints no integers of thousands of digits, and nothing that is nested as deep.
+        text = "a value too long to print"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A cure for an unknown name: the nearest known ones, or all of them when none is near.
 

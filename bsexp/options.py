@@ -17,7 +17,7 @@ MAKING = ("run", "sweep", "worker")
 class Option:
     """One option. `default` None: decided by `default_text`. The range is [low, high], its ends open where said.
 
-    `word`: a word accepted beside a number ("auto"). `choices_open`: other texts are checked elsewhere.
+    `word`: a word accepted beside a number ("auto"). `pattern`: what a text must match, in words `pattern_text`.
     """
 
     name: str
@@ -32,6 +32,8 @@ class Option:
     open_high: bool = False
     choices: tuple[str, ...] = ()
     word: str | None = None
+    pattern: str = ""
+    pattern_text: str = ""
     default_text: str = ""
     short: str | None = None
     no_form: str | None = ""
@@ -63,13 +65,14 @@ class Option:
         if self.kind == "flag":
             return "true or false"
         if self.kind in ("text", "settings"):
-            return "a text"
+            return self.pattern_text or "a text"
         noun = "a whole number" if self.kind == "integer" else "a number"
         span = ""
+        # In full: a whole number that is shown rounded would be refused.
         if self.low is not None:
-            span = f" above {self.low:g}" if self.open_low else f" from {self.low:g}"
+            span = f" above {self.low:.12g}" if self.open_low else f" from {self.low:.12g}"
         if self.high is not None:
-            span += f" {'below' if self.open_high else 'to'} {self.high:g}"
+            span += f" {'below' if self.open_high else 'to'} {self.high:.12g}"
         return noun + span + (f" or {self.word!r}" if self.word else "")
 
 
@@ -147,6 +150,8 @@ _EXECUTION = (
         "auto, cpu, cuda, cuda:N or mps",
         commands=("run", "sweep", "plan", "worker"),
         in_id=False,
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
+        pattern_text="auto, cpu, cuda, cuda:N or mps",
     ),
     _count("threads", None, "CPU threads", in_id=False, commands=MAKING, default_text="run: all; else 1"),
     Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=MAKING),

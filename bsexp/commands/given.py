@@ -12,6 +12,7 @@ from bsexp.console import Talk
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
+from bsexp.sweep.axes import note_doubles
 
 
 def absent(folder: Path) -> str:
@@ -39,10 +40,11 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """For sweep: options with one value, and those with several (comma lists and ranges), which become axes."""
+def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]], list[str]]:
+    """For sweep: options with one value, those with several (comma lists and ranges), which become axes, and notes."""
     single: dict[str, Any] = {}
     axes: dict[str, list[Any]] = {}
+    notes: list[str] = []
     for name, text in given.items():
         if name in ("set", "schedule", "seeds"):
             continue
@@ -50,14 +52,16 @@ def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]
         if not isinstance(text, str):
             single[name] = text
         elif name in RUN_FIELDS and option.kind != "text":
-            values = list(dict.fromkeys(parse_values(option, text, option.flag)))
+            every = parse_values(option, text, option.flag)
+            values = list(dict.fromkeys(every))
+            note_doubles(option.flag, len(every) - len(values), notes)
             if len(values) == 1:
                 single[name] = values[0]
             else:
                 axes[name] = values
         else:
             single[name] = parse_value(option, text, option.flag)
-    return single, axes
+    return single, axes, notes
 
 
 def parameters_of(schedule: str, settings: Iterable[str]) -> dict[str, Any]:

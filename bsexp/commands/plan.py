@@ -5,7 +5,7 @@ from typing import Any
 
 from bsexp.commands.given import talk_of, values_of
 from bsexp.commands.run import describe, planned_run
-from bsexp.commands.sweep import check_size, read_sweep
+from bsexp.commands.sweep import check_size, naming, read_sweep
 from bsexp.console import Talk, duration
 from bsexp.errors import UsageError
 from bsexp.planning import estimate_seconds
@@ -96,9 +96,11 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
         arms = {arm: asked.arms[arm] for arm in tuned}
         check_size(len(arms) * len(asked.tune.lr) * len(asked.tune.seeds), asked.execution)
         grid = list(asked.tune.lr)
-        trials = plan_runs(arms, asked.tune.seeds, lambda arm: grid)
+        with naming(subject):
+            trials = plan_runs(arms, asked.tune.seeds, lambda arm: grid)
     check_size(len(asked.arms) * len(asked.seeds), asked.execution)
-    runs = plan_runs(asked.arms, asked.seeds)
+    with naming(subject):
+        runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)
     workers = max(1, len(worker_devices(asked.execution.get("device", "auto"), asked.execution.get("jobs"))))
     # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.

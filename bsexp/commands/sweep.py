@@ -2,6 +2,9 @@
 
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,10 @@ from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.schedules import find_strategy
 from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment as Place
-from bsexp.sweep.conduct import conduct
+from bsexp.sweep.axes import num_cells
+from bsexp.sweep.conduct import conduct, plan_first
 from bsexp.sweep.devices import default_model
-from bsexp.sweep.experiment import Experiment, num_cells, read_experiment, read_toml
+from bsexp.sweep.experiment import Experiment, read_experiment, read_toml, run_options
 
 
 def main(experiment: str | None, given: dict[str, Any]) -> int:
@@ -30,12 +34,15 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     for note in asked.notes:
         talk.note(f"note: {note}")
     if options.get("dry_run"):
+        with naming(experiment):
+            plan_first(asked)
         talk.result(f"{asked.name}: {runs} runs and {trials} tuning runs; nothing was written")
         return 0
     out = Path(options.get("out", "results"))
     check_results(out)
     place = Place(out / asked.name)
-    tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
+    with naming(experiment):
+        tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
     if options.get("report", True) and tally.finished:
         from bsexp.commands.report import report_experiment
 
@@ -45,7 +52,7 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
 
 def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
     """The experiment that a file and options ask for; the quickstart where neither says what."""
-    single, axes = axes_of(given)
+    single, axes, notes = axes_of(given)
     overrides = dict(single)
     if "seeds" in given:
         overrides["seeds"] = given["seeds"]
@@ -65,14 +72,24 @@ def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
         document.pop("tune", None)
     if axes:
         document["grid"] = _with_axes(document.get("grid", {}), axes, what)
-    limit = {**(document["run"] if isinstance(document.get("run"), dict) else {}), **overrides}
-    if isinstance(document.get("arms"), dict):
-        check_size(num_cells(document, 1), limit)
+    with naming(what):
+        if isinstance(document.get("arms"), dict):
+            check_size(num_cells(document), {**run_options(document), **overrides})
     asked = read_experiment(document, overrides, what, name)
     device = asked.execution.get("device", "auto")
-    for settings in asked.arms.values():
-        settings.setdefault("model", default_model(settings.get("dataset", "digits"), device))
-    return asked
+    for arm, settings in asked.arms.items():
+        with naming(f"{what}: arms.{arm}" if what else ""):
+            settings.setdefault("model", default_model(settings.get("dataset", "digits"), device))
+    return replace(asked, notes=(*notes, *asked.notes))
+
+
+@contextmanager
+def naming(file: str | None) -> Iterator[None]:
+    """Puts the file, if there is one, in front of what is refused."""
+    try:
+        yield
+    except UsageError as error:
+        raise (error.within(file) if file else error) from None
 
 
 def check_size(runs: int, options: dict[str, Any]) -> None:

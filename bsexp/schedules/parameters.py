@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from bsexp.errors import UsageError, nearest
+from bsexp.errors import UsageError, nearest, shown
 
 Kind = Literal["number", "integer", "flag", "choice", "numbers", "curve"]
 
@@ -49,7 +49,7 @@ class Parameter:
                 return value
             case "choice":
                 if value not in self.choices:
-                    raise UsageError(self.name, repr(value), nearest(str(value), self.choices))
+                    raise UsageError(self.name, shown(value), nearest(shown(value).strip("'"), self.choices))
                 return value
             case "numbers":
                 if not isinstance(value, list | tuple) or not value:
@@ -79,7 +79,7 @@ class Parameter:
                     value = _read_table(text)
                 case _:
                     value = text
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, RecursionError):
             raise self._refusal(text) from None
         return self.check(value)
 
@@ -117,7 +117,7 @@ class Parameter:
         return number
 
     def _refusal(self, value: Any) -> UsageError:
-        return UsageError(self.name, repr(value), f"give {self.accepts}")
+        return UsageError(self.name, shown(value), f"give {self.accepts}")
 
 
 def _read_table(text: str) -> Any:

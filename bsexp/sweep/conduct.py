@@ -73,10 +73,7 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
     `watch(phase, tasks, costs, event)` hears of everything, with event None when a phase ("tuning", "runs") begins.
     """
     tuned = [arm for arm in experiment.arms if is_tuned(experiment, arm)]
-    trials = _trials(experiment, tuned)
-    fixed = {arm: settings for arm, settings in experiment.arms.items() if arm not in tuned}
-    # Everything is planned before anything starts; tuned arms are planned again once their rate is known.
-    plan_runs(fixed, experiment.seeds)
+    trials = plan_first(experiment)
     ensure_folder(place.path)
     if place.name != "runs":
         definitions = {arm: arm_definition(settings, arm in tuned) for arm, settings in experiment.arms.items()}
@@ -93,6 +90,18 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
         chosen = write_choice(place, choose(summaries))
     planned = plan_runs(experiment.arms, experiment.seeds, lambda arm: [chosen.get(arm)])
     return _reported(planned, place, means, watch, tally)
+
+
+def plan_first(experiment: Experiment) -> list[PlannedRun]:
+    """The tuning runs. Everything is planned before anything starts: UsageError for what can't be run.
+
+    Tuned arms are planned again once their rate is known.
+    """
+    tuned = [arm for arm in experiment.arms if is_tuned(experiment, arm)]
+    fixed = {arm: settings for arm, settings in experiment.arms.items() if arm not in tuned}
+    trials = _trials(experiment, tuned)
+    plan_runs(fixed, experiment.seeds)
+    return trials
 
 
 def conduct_waiting(place: Place, means: Means, watch: Watch) -> Tally:

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from bsexp.config import check_value, parse_values
-from bsexp.errors import BsexpError, UsageError, nearest
+from bsexp.errors import BsexpError, UsageError, nearest, shown
 from bsexp.options import OPTIONS, RUN_FIELDS, options_of
 from bsexp.schedules import find_strategy
+from bsexp.schedules.parameters import Parameter
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.tables import read_definition
+from bsexp.sweep.axes import check_known, exclusions, grid_axes, is_setting, note_doubles, refuse_twice, table_at, takes
 
 MAX_BYTES = 1_000_000
 TOP = ("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude")
 LATER = ("target", "budgets", "sensitivity", "claims")
+# What [run] does not take: it is said elsewhere in the file, or each time on the command line.
+ELSEWHERE = ("set", "schedule", "name", "tune", "json", "dry_run", "resume", "quiet", "verbose", "debug")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}:{line}", "not UTF-8", "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(_with_line(path, str(error)), _without_line(str(error)), "correct the syntax") from None
+    except ValueError:
+        # Python's own limit on the digits of a whole number; the parser doesn't say where.
+        raise UsageError(what, "a number of thousands of digits", "write a number that means something") from None
+    except RecursionError:
+        raise UsageError(what, "lists or tables nested too deep", "write lists of values") from None
 
 
 def _with_line(path: Path, message: str) -> str:
@@ -97,31 +106,40 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
             raise UsageError(key, "not in this version", "remove the table")
         if key not in TOP:
             raise UsageError(key, "unknown key", nearest(key, TOP))
-    run = _options(document.get("run", {}), "run")
+    notes: list[str] = []
+    run = run_options(document)
     run |= {key: value for key, value in overrides.items() if key != "name"}
-    seeds = _seeds(run.pop("seeds", OPTIONS["seeds"].default), "run.seeds")
+    seeds = _seeds(run.pop("seeds", OPTIONS["seeds"].default), "run.seeds", notes)
     if "seed" in run:
         raise UsageError("run.seed", str(run["seed"]), 'a sweep has seeds: seeds = "0-5"')
     base = {key: value for key, value in run.items() if key in RUN_FIELDS}
     execution = {key: value for key, value in run.items() if key not in RUN_FIELDS}
-    tables = _table(document.get("arms", {}), "arms")
+    tables = table_at(document.get("arms", {}), "arms")
     if not tables:
         raise UsageError("arms", "none", "add at least one [arms.NAME] with a schedule")
-    arms = {arm: _arm(_table(table, f"arms.{arm}"), f"arms.{arm}", base, overrides) for arm, table in tables.items()}
-    arms, notes = _cells(arms, document, overrides)
-    tune = _tune(document["tune"], base) if "tune" in document else None
+    arms = {arm: _arm(table_at(table, f"arms.{arm}"), f"arms.{arm}", base, overrides) for arm, table in tables.items()}
+    arms = _cells(arms, document, overrides, notes)
+    tune = _tune(document["tune"], base, notes) if "tune" in document else None
     if tune and set(tune.seeds) & set(seeds):
-        raise UsageError("tune.seeds", _shown(tune.seeds), "they must differ from the reported seeds")
+        raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")
     return Experiment(
-        name=str(overrides.get("name") or document.get("name") or name),
-        question=str(document.get("question", "")),
-        demonstration=bool(document.get("demonstration", False)),
+        name=overrides.get("name") or _given(document, "name", str, "a text", name),
+        question=_given(document, "question", str, "a text", ""),
+        demonstration=_given(document, "demonstration", bool, "true or false", False),
         arms=arms,
         seeds=seeds,
         tune=tune,
         execution=execution,
         notes=tuple(notes),
     )
+
+
+def _given(document: Mapping[str, Any], key: str, kind: type, accepts: str, default: Any) -> Any:
+    """A value beside the tables, of its type."""
+    value = document.get(key, default)
+    if not isinstance(value, kind) or (key == "name" and not value):
+        raise UsageError(key, shown(value), f"give {accepts}")
+    return value
 
 
 def stored_experiment(place: Place) -> Experiment | None:
@@ -140,26 +158,24 @@ def stored_experiment(place: Place) -> Experiment | None:
     )
 
 
-def _table(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(place, repr(value), f"write it as a table: [{place}]")
-    return value
-
-
-def _options(table: Any, place: str) -> dict[str, Any]:
-    """The options of [run], checked; keys as in the table of options."""
-    known = {option.name: option for option in (*options_of("run"), *options_of("sweep"))}
+def run_options(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of [run], checked; keys as in the table of options. Raises UsageError."""
+    options = (*options_of("run"), *options_of("sweep"))
+    known = {option.name: option for option in options if option.name not in ELSEWHERE}
     checked = {}
-    for key, value in _table(table, place).items():
-        if key not in known or key in ("set", "schedule", "json", "dry_run", "resume"):
-            raise UsageError(f"{place}.{key}", "unknown key", nearest(key, [*known]))
+    for key, value in table_at(document.get("run", {}), "run").items():
+        place = f"run.{key}"
+        if key == "name":
+            raise UsageError(place, shown(value), "write it above the tables: name = ...")
+        if key not in known:
+            raise UsageError(place, "unknown key", nearest(key, known))
         if isinstance(value, list) and key != "seeds":
-            raise UsageError(f"{place}.{key}", "a list", "several values belong into [grid]")
-        checked[key] = value if key == "seeds" else check_value(known[key], value, f"{place}.{key}")
+            raise UsageError(place, "a list", "several values belong into [grid]")
+        checked[key] = value if key == "seeds" else check_value(known[key], value, place)
     return checked
 
 
-def _seeds(value: Any, place: str) -> tuple[int, ...]:
+def _seeds(value: Any, place: str, notes: list[str]) -> tuple[int, ...]:
     if isinstance(value, str):
         seeds = parse_values(OPTIONS["seed"], value, place)
     elif isinstance(value, list):
@@ -167,11 +183,13 @@ def _seeds(value: Any, place: str) -> tuple[int, ...]:
     else:
         seeds = [check_value(OPTIONS["seed"], value, place)]
     if not seeds:
-        raise UsageError(place, repr(value), 'give seeds such as "0-5"')
-    return tuple(dict.fromkeys(seeds))
+        raise UsageError(place, shown(value), 'give seeds such as "0-5"')
+    distinct = tuple(dict.fromkeys(seeds))
+    note_doubles(place, len(seeds) - len(distinct), notes)
+    return distinct
 
 
-def _shown(seeds: tuple[int, ...]) -> str:
+def _listed(seeds: tuple[int, ...]) -> str:
     return ",".join(str(seed) for seed in seeds)
 
 
@@ -179,16 +197,17 @@ def _arm(table: dict[str, Any], place: str, base: dict[str, Any], overrides: Map
     """One arm's settings: [run], then its own; options and schedule parameters told apart."""
     schedule = table.get("schedule")
     if not isinstance(schedule, str):
-        raise UsageError(f"{place}.schedule", repr(schedule), "name one (bsexp list schedules)")
+        raise UsageError(f"{place}.schedule", shown(schedule), "name one (bsexp list schedules)")
     large = ":" not in schedule and _strategy(schedule, place).large
     settings: dict[str, Any] = {**base, "schedule": schedule, "parameters": {}}
     if large:
         # A batch size set for all arms doesn't touch fixed-large: that arm has its own.
         settings.pop("batch_size", None)
-    for key, value in table.items():
+    # The shape decides which parameters there are, wherever it stands.
+    for key, value in sorted(table.items(), key=lambda item: item[0] not in ("shape", "match")):
         if key == "schedule":
             continue
-        _refuse_twice(key, f"{place}.{key}", overrides)
+        refuse_twice(key, f"{place}.{key}", overrides)
         put(settings, key, value, f"{place}.{key}")
     return settings
 
@@ -200,32 +219,22 @@ def _strategy(schedule: str, place: str) -> Any:
         raise error.within(place) from None
 
 
-def _refuse_twice(key: str, place: str, overrides: Mapping[str, Any]) -> None:
-    if key in overrides:
-        option = OPTIONS[key]
-        raise UsageError(
-            place, f"also set by {option.flag} or {option.environment}", "drop one of them: an arm's own value stands"
-        )
-
-
 def put(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
     """Set an option or a parameter of the arm's schedule; UsageError with the nearest names for an unknown key."""
     option = OPTIONS.get(key)
-    if option is not None and option.in_id and not isinstance(value, dict):
+    if option is not None and is_setting(key) and not isinstance(value, dict):
         if key == "seed":
-            raise UsageError(place, repr(value), "seeds are set for all arms: seeds in [run]")
+            raise UsageError(place, shown(value), "seeds are set for all arms: seeds in [run]")
         settings[key] = check_value(option, value, place)
         return
     schedule = settings["schedule"]
     if ":" not in schedule:
-        known = {
-            parameter.name: parameter
-            for parameter in find_strategy(schedule).parameters(_selectors(settings, key, value))
-        }
+        known = _parameters(settings, key, value, place)
         if key not in known:
-            raise UsageError(
-                place, "unknown key", nearest(key, [*known, *(name for name in RUN_FIELDS if name != "seed")])
-            )
+            if option is not None and is_setting(key):
+                check_value(option, value, place)
+            names = [*known, *(name for name in RUN_FIELDS if name != "seed")]
+            raise UsageError(place, "unknown key", nearest(key, names))
         try:
             known[key].check(value)
         except UsageError as error:
@@ -233,87 +242,50 @@ def put(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
     settings["parameters"] = {**settings["parameters"], key: value}
 
 
-def _selectors(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    return {**settings["parameters"], key: value}
+def _parameters(settings: dict[str, Any], key: str, value: Any, place: str) -> dict[str, Parameter]:
+    """The parameters that the arm's schedule has once `key` is `value`, which may choose its shape."""
+    given = {**settings["parameters"], key: value}
+    try:
+        return {parameter.name: parameter for parameter in find_strategy(settings["schedule"]).parameters(given)}
+    except UsageError as error:
+        raise UsageError(place, error.which, error.cure) from None
 
 
 def _cells(
-    arms: dict[str, dict[str, Any]], document: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Arms times the axes of [grid] and [[zip]], less [[exclude]]; notes about arms that an axis passes by."""
+    arms: dict[str, dict[str, Any]], document: Mapping[str, Any], overrides: Mapping[str, Any], notes: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Arms times the axes of [grid] and [[zip]], less [[exclude]]; notes what has no effect."""
     axes = grid_axes(document, overrides)
-    excluded = _list_of_tables(document.get("exclude", []), "exclude")
+    for axis in axes:
+        note_doubles(axis.place, axis.doubled, notes)
+        for key in axis.keys:
+            check_known(key, axis.place, arms.values())
+    excluded = exclusions(document, arms)
+    used: set[int] = set()
     cells: dict[str, dict[str, Any]] = {}
-    notes: list[str] = []
     for arm, settings in arms.items():
-        mine = [axis for axis in axes if all(_takes(settings, key) for key in axis[0])]
+        mine = [axis for axis in axes if all(takes(settings, key) for key in axis.keys)]
         for axis in axes:
             if axis not in mine:
-                notes.append(f"{arm} has no {', '.join(axis[0])}: it stays as it is along that axis")
-        for values in itertools.product(*(axis[1] for axis in mine)):
+                notes.append(f"{arm} has no {', '.join(axis.keys)}: it stays as it is along that axis")
+        for values in itertools.product(*(axis.rows for axis in mine)):
             cell = dict(settings)
             chosen = {
                 key: value
                 for axis, row in zip(mine, values, strict=True)
-                for key, value in zip(axis[0], row, strict=True)
+                for key, value in zip(axis.keys, row, strict=True)
             }
             for key, value in chosen.items():
                 put(cell, key, value, f"grid.{key}")
-            if any(_matches(arm, cell, table) for table in excluded):
+            if matching := {k for k, table in enumerate(excluded) if _matches(arm, cell, table)}:
+                used |= matching
                 continue
             label = ",".join(f"{key}={_label(value)}" for key, value in chosen.items())
             cells[f"{arm}[{label}]" if label else arm] = cell
     if not cells:
         raise UsageError("exclude", "leaves no arm", "remove one of the [[exclude]] tables")
-    return cells, notes
-
-
-Axis = tuple[tuple[str, ...], list[tuple[Any, ...]]]
-
-
-def grid_axes(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Axis]:
-    """The axes of [grid] (one key each) and [[zip]] (several keys in step), doubled values merged."""
-    axes: list[Axis] = []
-    grid = _table(document.get("grid", {}), "grid")
-    tables = [({key: values}, f"grid.{key}") for key, values in grid.items()]
-    tables += [(table, f"zip[{k}]") for k, table in enumerate(_list_of_tables(document.get("zip", []), "zip"))]
-    for table, place in tables:
-        for key, values in table.items():
-            _refuse_twice(key, place, overrides)
-            if not isinstance(values, list) or not values:
-                raise UsageError(place, repr(values), "give a list of values")
-        if len({len(values) for values in table.values()}) != 1:
-            raise UsageError(place, "lists of different lengths", "zipped lists go in step: one value each")
-        rows: list[tuple[Any, ...]] = []
-        for row in zip(*table.values(), strict=True):
-            if row not in rows:
-                rows.append(row)
-        axes.append((tuple(table), rows))
-    return axes
-
-
-def num_cells(document: Mapping[str, Any], num_seeds: int) -> int:
-    """How many runs the grid asks for at most, counted without building it."""
-    cells = num_seeds * max(1, len(document.get("arms", {})))
-    for _, rows in grid_axes(document, {}):
-        cells *= len(rows)
+    notes += [f"exclude[{k}] leaves nothing out" for k in range(len(excluded)) if k not in used]
     return cells
-
-
-def _list_of_tables(value: Any, place: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise UsageError(place, repr(value), f"write it as [[{place}]]")
-    return value
-
-
-def _takes(settings: dict[str, Any], key: str) -> bool:
-    option = OPTIONS.get(key)
-    if option is not None and option.in_id:
-        return True
-    schedule = settings["schedule"]
-    if ":" in schedule:
-        return True
-    return any(parameter.name == key for parameter in find_strategy(schedule).parameters(settings["parameters"]))
 
 
 def _matches(arm: str, cell: dict[str, Any], table: dict[str, Any]) -> bool:
@@ -327,15 +299,17 @@ def _label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _tune(table: Any, base: dict[str, Any]) -> Tune:
-    table = _table(table, "tune")
+def _tune(table: Any, base: dict[str, Any], notes: list[str]) -> Tune:
+    table = table_at(table, "tune")
     for key in table:
         if key not in ("lr", "seeds"):
             raise UsageError(f"tune.{key}", "unknown key", nearest(key, ("lr", "seeds")))
     rates = table.get("lr")
     if not isinstance(rates, list) or not rates:
-        raise UsageError("tune.lr", repr(rates), "give a list of learning rates")
+        raise UsageError("tune.lr", shown(rates), "give a list of learning rates")
     if base.get("val_fraction") == 0:
         raise UsageError("tune", "without a validation split", "set val_fraction above 0 or remove [tune]")
     checked = [check_value(OPTIONS["lr"], rate, "tune.lr") for rate in rates]
-    return Tune(tuple(sorted(set(checked))), _seeds(table.get("seeds", [100]), "tune.seeds"))
+    distinct = tuple(sorted(set(checked)))
+    note_doubles("tune.lr", len(checked) - len(distinct), notes)
+    return Tune(distinct, _seeds(table.get("seeds", [100]), "tune.seeds", notes))
