@@ -13,6 +13,9 @@ from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.schedules import simulate
 from bsexp.schedules.planned import Planned
 
+# Planning one update takes 3 microseconds, making one at least 200: hours to plan would be weeks to train.
+MOST_UPDATES = 100_000_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,10 +37,22 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
     """The outline of `config` on `num_train` samples; UsageError for whatever can't be trained."""
     total = config.total_samples(num_train)
     schedule = config.build_schedule()
-    sizes = [update.batch_size for update in simulate(schedule, total_samples=total, num_train=num_train)]
+    if config.evals and config.evals > total:
+        raise UsageError("evals", str(config.evals), f"at most one per sample: {total:,}")
+    cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch
+    # Known before it is counted: no update is larger than the cap.
+    _check_updates(config, total // (cap or num_train))
+    sizes: dict[int, int] = {}
+    for update in simulate(schedule, total_samples=total, num_train=num_train):
+        sizes[update.batch_size] = sizes.get(update.batch_size, 0) + 1
+        _check_updates(config, update.step + 1)
     _check_statistics(config, set(sizes))
-    cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch or max(sizes)
-    return Plan(num_train, total, len(sizes), sizes[0], max(sizes), min(sizes), cap)
+    return Plan(num_train, total, sum(sizes.values()), next(iter(sizes)), max(sizes), min(sizes), cap or max(sizes))
+
+
+def _check_updates(config: RunConfig, updates: int) -> None:
+    if updates > MOST_UPDATES:
+        raise UsageError("epochs", f"{config.epochs:g}", f"more than {MOST_UPDATES:,} updates; give fewer epochs")
 
 
 def estimate_seconds(config: RunConfig, plan: Plan) -> float | None:
