@@ -11,7 +11,7 @@ from typing import Any
 from bsexp.console import Meter, Talk, duration
 from bsexp.options import OPTIONS
 from bsexp.sweep.conduct import Means, Tally
-from bsexp.sweep.devices import is_exact, worker_devices
+from bsexp.sweep.devices import check_device, describe_workers, is_exact, worker_devices
 from bsexp.sweep.environment import describe_machine, python_arguments
 from bsexp.sweep.executors import Event
 from bsexp.sweep.loggers import check_tensorboard
@@ -40,9 +40,12 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
 def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"], Tally]) -> Tally:
     """What `make` does with workers and a display, both ended in any case."""
     devices = worker_devices(options.get("device", "auto"), options.get("jobs"))
+    if devices:
+        # A sweep that is only planned here may be made where that device is.
+        check_device(options.get("device", "auto"))
     execution = execution_of(options, threads=1)
     execution.environment["jobs"] = len(devices)
-    watch = Watch(talk)
+    watch = Watch(talk, describe_workers(devices))
     with StopSignals() as stop:
         # On other devices the same update may come out differently.
         exact = execution.deterministic or all(map(is_exact, devices))
@@ -63,8 +66,8 @@ def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"]
 class Watch:
     """Shows a sweep's progress: a bar over the estimated work, a line per finished run where there is no terminal."""
 
-    def __init__(self, talk: Talk) -> None:
-        self.talk = talk
+    def __init__(self, talk: Talk, workers: str) -> None:
+        self.talk, self.workers = talk, workers
         self.tasks: Sequence[Task] = ()
         self.costs: list[float] = []
         self.parts: dict[int, float] = {}
@@ -77,7 +80,7 @@ class Watch:
             self.close()
             self.tasks, self.costs, self.parts, self.done = tasks, list(costs), {}, 0
             if tasks:
-                self.talk.note(f"{phase}: {len(tasks)} to make")
+                self.talk.note(f"{phase}: {len(tasks)} to make{self.workers}")
                 self._meter = Meter(self.talk, phase, sum(costs))
                 self._shown = self._meter.shown()
                 self._shown.__enter__()

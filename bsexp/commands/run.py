@@ -85,7 +85,9 @@ def _train(task: Task, run: PlannedRun, values: dict[str, Any], talk: Talk) -> d
     found = set_up(asked.device, asked.threads, asked.deterministic, asked.keep_memory)
     execution = asked.on(asked.device, found)
     talk.note(describe(run))
-    talk.note(f"on {found['device']}, {found['threads']} threads", level=2)
+    why = " (no GPU found)" if asked.device == "auto" and found["device"] == "cpu" else ""
+    threads = found["threads"]
+    talk.note(f"on {found['device']}{why}, {threads} thread{'s'[: threads != 1]}")
     with Meter(talk, run.config.schedule, run.plan.total_samples).shown() as meter, StopSignals() as stop:
 
         def tell(training: Any, row: Any) -> None:

@@ -5,6 +5,7 @@ The one rule: torch is imported only on a machine that has a GPU driver.
 
 import os
 import sys
+from collections.abc import Sequence
 from glob import glob
 
 from bsexp import catalog
@@ -32,6 +33,23 @@ def on_gpu(device: str) -> bool:
 def is_exact(device: str) -> bool:
     """Whether `device` gives the same bytes each time without being told to."""
     return device == "cpu" or (device == "auto" and sys.platform != "darwin" and not num_gpus())
+
+
+def check_device(device: str) -> None:
+    """SetupError where a device that was named isn't there: before a worker is started for it. `auto` always is."""
+    if device not in ("auto", "cpu"):
+        from bsexp.engine.device import find_device
+
+        find_device(device)
+
+
+def describe_workers(devices: Sequence[str]) -> str:
+    """` with N workers on DEVICES`, nothing for none; `auto` is told as the CPU where that is known without torch."""
+    if not devices:
+        return ""
+    # On a Mac `auto` may mean its GPU, which only torch knows.
+    kinds = {"cpu (no GPU found)" if d == "auto" and sys.platform != "darwin" else d for d in devices}
+    return f" with {len(devices)} worker{'s'[: len(devices) != 1]} on {', '.join(sorted(kinds))}"
 
 
 def default_model(dataset: str, device: str) -> str:

@@ -272,7 +272,11 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
     logger = logging.getLogger("bsexp")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Teller(say))
-    found = set_up(device, execution.threads, execution.deterministic, execution.keep_memory)
+    try:
+        found = set_up(device, execution.threads, execution.deterministic, execution.keep_memory)
+    except BsexpError as error:
+        say("refused", error)
+        return
     mine = execution.on(device, found)
     while True:
         task, wait_for_it = pipe.recv()
