@@ -37,6 +37,8 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
     """The outline of `config` on `num_train` samples; UsageError for whatever can't be trained."""
     total = config.total_samples(num_train)
     schedule = config.build_schedule()
+    if config.nesterov and config.momentum == 0 and config.optimizer == "sgd":
+        raise UsageError("momentum", "0 with nesterov", "Nesterov momentum needs some: above 0 and below 1")
     if config.evals and config.evals > total:
         raise UsageError("evals", str(config.evals), f"at most one per sample: {total:,}")
     cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch
@@ -113,13 +115,15 @@ def _plain_statistics(config: RunConfig) -> bool:
 
 
 def _check_statistics(config: RunConfig, sizes: set[int]) -> None:
-    """Batch statistics of one sample don't exist."""
+    """Batch statistics of one sample don't exist, those of ghost batches not without batch normalisation."""
     if config.norm != "batch":
+        if config.ghost_batch and ":" not in config.model:
+            which = f"{config.ghost_batch} with norm {config.norm!r}"
+            raise UsageError("ghost_batch", which, "it has no batch statistics: use --norm batch")
         return
     for size in sizes:
         if min(micro_batch_sizes(size, config)) < 2:
-            raise UsageError(
-                "batch normalisation", f"a batch of {size} in parts of 1 sample", "use larger batches or --norm group"
-            )
+            cure = f"use --norm group or larger {'batches' if size < 2 else 'parts (--micro-batch)'}"
+            raise UsageError("batch normalisation", f"a batch of {size} in parts of 1 sample", cure)
     if config.ghost_batch == 1:
         raise UsageError("ghost_batch", "1", "a statistic needs at least 2 samples")
