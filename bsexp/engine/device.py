@@ -33,7 +33,8 @@ def find_device(name: str) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     if kind == "cuda" and (not cuda or int(index or 0) >= torch.cuda.device_count()):
-        found = f"{torch.cuda.device_count()} CUDA devices" if cuda else "no CUDA device"
+        count = torch.cuda.device_count()
+        found = f"{count} CUDA device{'s'[: count != 1]}" if cuda else "no CUDA device"
         raise SetupError("device", f"{name}: this machine has {found}", "use --device cpu")
     if kind == "mps" and not mps:
         raise SetupError("device", "mps: not available here", "use --device cpu")
