@@ -29,6 +29,8 @@ dropout = 0.2
 [arms.grow]
 schedule = "growing-batch"
 """
+# Who trains a beginning that several have in common depends on who comes first.
+ALONE = ("--no-report", "--no-share-prefix")
 MORE = '[arms.decay]\nschedule = "lr-decay"\n'
 
 
@@ -43,7 +45,7 @@ def check_shared(place: Path, number: int, runs: int, samples: int) -> None:
     programs = []
     for k in range(number):
         file = "more/e.toml" if k % 2 else "e.toml"
-        words = ("sweep", file, "--jobs", "1", "--no-report", "--json", "--out", "shared", "--name", "e")
+        words = ("sweep", file, *ALONE, "--jobs", "1", "--json", "--out", "shared", "--name", "e")
         programs.append(Program(place, *words, name=f"sweep{k}"))
     for program in programs:
         assert program.wait(500) == 0, program.said()
@@ -51,7 +53,7 @@ def check_shared(place: Path, number: int, runs: int, samples: int) -> None:
     assert len(list((place / "shared/e/runs").glob("*/summary.json"))) == runs
     assert not list((place / "shared").rglob("lease-*"))
     assert not list((place / "shared").rglob("attempt-*"))
-    finish(place, "sweep", "more/e.toml", "--no-report", "--out", "alone", "--name", "e")
+    finish(place, "sweep", "more/e.toml", *ALONE, "--out", "alone", "--name", "e")
     assert contents(place / "shared/e/runs") == contents(place / "alone/e/runs")
 
 
