@@ -358,7 +358,7 @@ def test_a_factory_that_fails_is_named(factory: str, options: dict[str, object],
 def test_torchvision_that_cant_be_imported_is_a_matter_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
-    with pytest.raises(SetupError, match="pip install torch torchvision"):
+    with pytest.raises(SetupError, match="pip install --force-reinstall torch torchvision"):
         build("torchvision:resnet18")
 
 

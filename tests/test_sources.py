@@ -198,7 +198,7 @@ def test_without_a_working_torchvision_digits_load_and_others_name_the_cure(tmp_
     assert count == "1437"
     assert line == (
         "SetupError torchvision: operator torchvision::nms does not exist; "
-        "install matching torch and torchvision: pip install torch torchvision"
+        "install matching wheels: pip install --force-reinstall torch torchvision"
     )
     assert SetupError.exit_code == 6
 

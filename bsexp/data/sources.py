@@ -308,7 +308,7 @@ def _torchvision(name: str) -> Any:
     try:
         import torchvision.datasets
     except Exception as error:  # wheels that do not match raise RuntimeError, missing libraries OSError
-        cure = "install matching torch and torchvision: pip install torch torchvision"
+        cure = "install matching wheels: pip install --force-reinstall torch torchvision"
         raise SetupError("torchvision", " ".join(str(error).split())[:200] or type(error).__name__, cure) from error
     return getattr(torchvision.datasets, _TORCHVISION[name][0])
 

@@ -122,7 +122,7 @@ def _torchvision_builder(called: str) -> Callable[..., nn.Module]:
         from torchvision import models
     except Exception as error:  # wheels that don't match fail with RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cure = "install matching torch and torchvision: pip install torch torchvision"
+        cure = "install matching wheels: pip install --force-reinstall torch torchvision"
         raise SetupError("torchvision", f"importing it failed ({reason})", cure) from error
     known = models.list_models(module=models)  # the others fetch a pretrained backbone, or return no logits
     if called not in known:

@@ -401,7 +401,7 @@ def test_wheels_that_do_not_match_end_what_needs_them_with_6(here: Path, monkeyp
         result = said("run", *SHORT, *needs, "-q")
         assert result.code == 6, result
         assert "operator torchvision::nms does not exist" in result.line
-        assert "install matching torch and torchvision: pip install torch torchvision" in result.line
+        assert "install matching wheels: pip install --force-reinstall torch torchvision" in result.line
     assert said("run", *SHORT, "-q").code == 0
     doctor = said("doctor", "--json")
     assert doctor.code == 0
