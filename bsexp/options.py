@@ -228,6 +228,14 @@ _EXECUTION = (
         commands=("sweep",),
         default_text="auto: one per core or GPU",
     ),
+    _count(
+        "per_gpu",
+        None,
+        "runs at a time on each GPU",
+        in_id=False,
+        commands=("sweep", "worker", "plan"),
+        default_text="1",
+    ),
     _choice(
         "retry",
         ("failed", "diverged", "all"),

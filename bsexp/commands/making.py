@@ -39,7 +39,7 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
 
 def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"], Tally]) -> Tally:
     """What `make` does with workers and a display, both ended in any case."""
-    devices = worker_devices(options.get("device", "auto"), options.get("jobs"))
+    devices = worker_devices(options.get("device", "auto"), options.get("jobs"), options.get("per_gpu"))
     if devices:
         # A sweep that is only planned here may be made where that device is.
         check_device(options.get("device", "auto"))

@@ -102,7 +102,9 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     with naming(subject):
         runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)
-    workers = max(1, len(worker_devices(asked.execution.get("device", "auto"), asked.execution.get("jobs"))))
+    execution = asked.execution
+    devices = worker_devices(execution.get("device", "auto"), execution.get("jobs"), execution.get("per_gpu"))
+    workers = max(1, len(devices))
     # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.
     settled = [run for run in runs if run.arm not in tuned]
     device, exact = asked.execution.get("device", "auto"), asked.execution.get("deterministic", False)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from glob import glob
 
 from bsexp import catalog
+from bsexp.errors import SetupError, UsageError
 
 
 def num_gpus() -> int:
@@ -58,11 +59,19 @@ def default_model(dataset: str, device: str) -> str:
     return entry.gpu_model if entry.gpu_model and on_gpu(device) else entry.model
 
 
-def worker_devices(device: str, jobs: int | str | None) -> tuple[str, ...]:
-    """The device of each worker: `jobs` of them, or (auto) one per GPU, or one per core."""
-    gpus = num_gpus() if device in ("auto", "cuda") else 0
+def worker_devices(device: str, jobs: int | str | None, per_gpu: int | None = None) -> tuple[str, ...]:
+    """The device of each worker: `jobs` of them, or (auto) `per_gpu` (None: one) on each GPU, or one per core.
+
+    Raises UsageError where both numbers are given, SetupError for `per_gpu` without a GPU.
+    """
+    gpus = num_gpus() if device.startswith("cuda") or device == "auto" else 0
     automatic = jobs in (None, "auto")
-    if gpus:
-        return tuple(f"cuda:{k % gpus}" for k in range(gpus if automatic else int(jobs or 0)))
+    if per_gpu is not None:
+        if not automatic:
+            raise UsageError("--per-gpu", f"{per_gpu} with --jobs {jobs}", "--jobs counts all runs at a time: give one")
+        if not gpus:
+            raise SetupError("--per-gpu", f"{per_gpu}, but there is no GPU here to run on", "use --jobs")
+    if gpus and device in ("auto", "cuda"):
+        return tuple(f"cuda:{k % gpus}" for k in range(gpus * (per_gpu or 1) if automatic else int(jobs or 0)))
     one = device.startswith("cuda") or device == "mps"
-    return (device,) * ((1 if one else num_cores()) if automatic else int(jobs or 0))
+    return (device,) * ((per_gpu or 1 if one else num_cores()) if automatic else int(jobs or 0))
