@@ -149,7 +149,7 @@ class Round:
             self._violated(f"{program.err.name} ended with {code}: {said[-600:]}")
 
     def _compare(self) -> None:
-        finish(self.place, "sweep", "e.toml", "--out", "alone", "--no-report")
+        finish(self.place, "sweep", "e.toml", "--out", "alone", "--no-report", "--no-share-prefix")
         for part in ("e/runs", "e/tune/runs"):
             mine, theirs = (contents(self.place / out / part) for out in ("out", "alone"))
             for name in sorted(mine.keys() | theirs.keys()):
