@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
-from bsexp.errors import BsexpError, MemoryExhausted
+from bsexp.errors import BsexpError, MemoryExhausted, SetupError
 from bsexp.store.runs import record_failure
 from bsexp.sweep.signals import Stopped, StopSignals
 from bsexp.sweep.tasks import Execution, Task
@@ -183,12 +183,24 @@ def run_local(
 
 
 def _start(device: str, execution: Execution) -> _Worker:
-    mine, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
-    with _ctrl_c_blocked(), _modules_from_where_ours_are():
-        process.start()
-    theirs.close()
-    return _Worker(process, mine, device)
+    for tries in range(1, ATTEMPTS + 1):
+        mine, theirs = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
+        try:
+            with _ctrl_c_blocked(), _modules_from_where_ours_are():
+                process.start()
+        except (ConnectionError, EOFError) as error:
+            # The server died at this moment; a worker that it had made already ends with its pipe.
+            mine.close()
+            if tries == ATTEMPTS:
+                raise SetupError(
+                    "workers", f"can't be started ({error})", "look for what ends processes here"
+                ) from None
+        else:
+            return _Worker(process, mine, device)
+        finally:
+            theirs.close()
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager

@@ -7,13 +7,17 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bsexp.errors import SetupError
 from bsexp.store.definition import merge_definition
 from bsexp.store.lease import Observer, Owner, claim, lease_text, leases, locked
 from bsexp.store.paths import Experiment
 from bsexp.store.tables import read_definition
+from bsexp.sweep import executors
+from bsexp.sweep.tasks import Execution
 from tests.faults.programs import SLEEPING, Program, alive, children, contents, finish, wait_until, workers
 
 FILE = """
@@ -161,6 +165,39 @@ def test_a_worker_killed_between_two_runs_is_replaced(tmp_path: Path) -> None:
     assert program.wait() == 0, program.said()
     assert "a worker died (signal 9)" in program.said()
     assert program.document()["finished"] == 2
+
+
+def test_a_killed_server_of_workers_costs_nothing(tmp_path: Path) -> None:
+    program = Program(
+        tmp_path, "sweep", "--schedule", "fixed-small", "--seeds", "0-3", *FEW[:2], "--epochs", "60", *FEW[4:]
+    )
+    wait_until(lambda: list(tmp_path.glob("results/runs/runs/*/attempt-1/evals.csv")), "a run that has begun")
+    (worker,) = workers(program.pid)
+    for pid in [*children(program.pid), worker]:
+        os.kill(pid, signal.SIGKILL)
+    assert program.wait() == 0, program.said()
+    assert "a worker died" in program.said()
+    assert program.document()["finished"] == 4
+
+
+def test_a_server_that_dies_while_it_starts_a_worker_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a moment can't be hit at will: what the system then says is said by a stand-in."""
+    plain, left = executors.CONTEXT.Process.start, [ConnectionRefusedError(111, "Connection refused"), EOFError()]
+
+    def start(process: Any) -> None:
+        if left:
+            raise left.pop(0)
+        plain(process)
+
+    monkeypatch.setattr(executors.CONTEXT.Process, "start", start)
+    execution = Execution("cpu", False, {})
+    worker = executors._start("cpu", execution)
+    worker.pipe.close()
+    worker.process.join(60)
+    assert worker.process.exitcode == 0
+    left += [EOFError("gone")] * 3
+    with pytest.raises(SetupError, match="workers: can't be started \\(gone\\)"):
+        executors._start("cpu", execution)
 
 
 FEW = ("--jobs", "1", "--epochs", "3", "--train-size", "200", "--no-report", "--json")
