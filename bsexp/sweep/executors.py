@@ -194,7 +194,7 @@ def _start(device: str, execution: Execution) -> _Worker:
             mine.close()
             if tries == ATTEMPTS:
                 raise SetupError(
-                    "workers", f"can't be started ({error})", "look for what ends processes here"
+                    "workers", f"can't be started ({type(error).__name__})", "look for what ends processes here"
                 ) from None
         else:
             return _Worker(process, mine, device)
