@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bsexp.records import TIME_COLUMNS
+from tests.conftest import ROOT
 
 PRELOADED = [
     "bsexp.cli",
@@ -78,7 +79,9 @@ class Program:
     ) -> None:
         self.out, self.err = cwd / f"{name}.out", cwd / f"{name}.err"
         self._process = _context.Process(target=_become, args=(str(cwd), arguments, environment, before, name))
-        self._process.start()
+        # The server looks for modules where it is started: here, not in what else may be installed.
+        with contextlib.chdir(ROOT):
+            self._process.start()
         STARTED.append(self)
         assert self._process.pid is not None
         self.pid = self._process.pid
