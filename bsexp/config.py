@@ -6,6 +6,7 @@ here and nowhere else, so two ways of saying the same run give the same hash.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,8 +62,21 @@ def _refusal(option: Option, value: Any, place: str) -> UsageError:
     return UsageError(place, shown(value), f"give {option.accepts}")
 
 
+def _may_be_bytes(option: Option) -> bool:
+    """Whether a text is the name of a file, which may hold bytes that are no UTF-8: pydantic refuses those."""
+    return option.kind == "text" and not option.in_id
+
+
+def _matching(option: Option, text: str, place: str) -> str:
+    if not text or (option.pattern and not re.fullmatch(option.pattern, text)):
+        raise _refusal(option, text, place)
+    return text
+
+
 def check_value(option: Option, value: Any, place: str) -> Any:
     """A value as TOML or Python gives it, checked; `place` names it in the UsageError."""
+    if isinstance(value, str) and _may_be_bytes(option):
+        return _matching(option, value, place)
     try:
         return _adapter(option).validate_python(value)
     except pydantic.ValidationError:
@@ -71,9 +85,8 @@ def check_value(option: Option, value: Any, place: str) -> Any:
 
 def parse_value(option: Option, text: str, place: str) -> Any:
     """The value that a text from the command line or the environment stands for."""
-    if option.kind == "text" and not option.in_id and not option.pattern and text.strip():
-        # A path may hold bytes that are no UTF-8, which pydantic refuses.
-        return text.strip()
+    if _may_be_bytes(option):
+        return _matching(option, text.strip(), place)
     try:
         return _adapter(option).validate_strings(text.strip())
     except pydantic.ValidationError:

@@ -153,7 +153,8 @@ _EXECUTION = (
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
         pattern_text="auto, cpu, cuda, cuda:N or mps",
     ),
-    _count("threads", None, "CPU threads", in_id=False, commands=MAKING, default_text="run: all; else 1"),
+    # More than any machine has cores; a hundred thousand threads end torch in a crash.
+    _count("threads", None, "CPU threads", high=1024, in_id=False, commands=MAKING, default_text="run: all; else 1"),
     Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=MAKING),
     Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=MAKING),
     Option(
@@ -191,6 +192,8 @@ _EXECUTION = (
         "folder below it",
         in_id=False,
         commands=("run", "sweep", "plan"),
+        pattern=r"^[^./\\\x00][^/\\\x00]*$",
+        pattern_text="a text that can name a folder: without slashes, not beginning with a dot",
         default_text="runs, or the file's",
     ),
     Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
@@ -223,6 +226,7 @@ _EXECUTION = (
         None,
         "runs at a time; 0 plans and stops",
         low=0,
+        high=1024,
         word="auto",
         in_id=False,
         commands=("sweep",),

@@ -123,7 +123,7 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
     if tune and set(tune.seeds) & set(seeds):
         raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")
     return Experiment(
-        name=overrides.get("name") or _given(document, "name", str, "a text", name),
+        name=check_value(OPTIONS["name"], overrides.get("name") or document.get("name", name), "name"),
         question=_given(document, "question", str, "a text", ""),
         demonstration=_given(document, "demonstration", bool, "true or false", False),
         arms=arms,
@@ -137,7 +137,7 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
 def _given(document: Mapping[str, Any], key: str, kind: type, accepts: str, default: Any) -> Any:
     """A value beside the tables, of its type."""
     value = document.get(key, default)
-    if not isinstance(value, kind) or (key == "name" and not value):
+    if not isinstance(value, kind):
         raise UsageError(key, shown(value), f"give {accepts}")
     return value
 

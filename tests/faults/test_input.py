@@ -176,6 +176,32 @@ def test_the_largest_that_is_allowed_is_allowed() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "/tmp/elsewhere", "../a", "a\\b", "a\0b"])
+def test_a_name_stays_below_the_results(name: str) -> None:
+    which = f"{name!r}; give a text that can name a folder: without slashes, not beginning with a dot"
+    for command in (("run", "lr-decay"), ("plan", "lr-decay"), ("sweep", "--schedule", "lr-decay")):
+        assert refused(*command, "--name", name) == f"bsexp: --name: {which}"
+    assert refused_file(f"name = {json.dumps(name)}\n{ARM}") == f"name: {which}"
+
+
+def test_any_other_name_is_a_name(here: Path) -> None:
+    # The last one as a terminal with another encoding gives it.
+    for name in ("größe", "two words", "two\nlines", "a.b", "caf\udce9"):
+        assert said("run", *SHORT, "--threads", "1", "--name", name, "-q").code == 0
+        assert (here / "results" / name / "runs").is_dir()
+
+
+def test_more_threads_or_workers_than_any_machine_has_are_refused() -> None:
+    # A hundred thousand threads ended the process with SIGSEGV.
+    for threads in ("0", "1025", "100000000"):
+        assert refused("run", *SHORT, "--threads", threads) == (
+            f"bsexp: --threads: {threads!r}; give a whole number from 1 to 1024"
+        )
+    assert refused(*SWEEP[:-1], "100000000000") == (
+        "bsexp: --jobs: '100000000000'; give a whole number from 0 to 1024 or 'auto'"
+    )
+
+
 # -- 35: names
 
 
