@@ -75,6 +75,7 @@ class RunWriter:
         self.evals: list[EvalRow] = []
         self.attempt = folder.attempt(lease.number)
         self.wall_seconds = 0.0
+        self._announced = False
         self._logs = {path.name: Log(path) for path in self.attempt.logs}
 
     def begin(self, found: Checkpoint | None, logs: Mapping[str, bytes] | None = None) -> None:
@@ -96,7 +97,7 @@ class RunWriter:
                 self._append(self.attempt.steps.name, csv_text(columns(StepRow), []))
                 self._append(self.attempt.evals.name, csv_text(eval_columns(self.config.val_fraction), []))
             self.folder.failure.unlink(missing_ok=True)
-        announce(self.folder, self.config, self.arm)
+        self._announced = announce(self.folder, self.config, self.arm)
         self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
         write_json(self.attempt.config, config_document(self.config, self.arm), durable=False)
         write_json(self.attempt.environment, self.environment, durable=False)
@@ -169,6 +170,12 @@ class RunWriter:
         if not self.attempt.checkpoints():
             shutil.rmtree(self.attempt.path, ignore_errors=True)
 
+    def withdraw(self) -> None:
+        """End an attempt at a run that can't be: what it wrote goes, also that the run is planned."""
+        self.leave()
+        if self._announced and not self.folder.attempts():
+            self.folder.config.unlink(missing_ok=True)
+
     def fail(self, reason: str, trace: str) -> None:
         """Record why the attempt failed."""
         record_failure(self.folder, reason, trace)
@@ -240,12 +247,14 @@ def config_document(config: "RunConfig", arm: str) -> dict[str, Any]:
     }
 
 
-def announce(folder: RunFolder, config: "RunConfig", arm: str) -> None:
-    """A planned run is a folder with its config: whoever comes later knows what is waiting."""
+def announce(folder: RunFolder, config: "RunConfig", arm: str) -> bool:
+    """A planned run is a folder with its config: whoever comes later knows what is waiting. False: it was known."""
     ensure_folder(folder.path)
-    if not folder.config.exists():
-        # There may be thousands; one that a power cut damages is written again when its run is made.
-        write_json(folder.config, config_document(config, arm), durable=False)
+    if folder.config.exists():
+        return False
+    # There may be thousands; one that a power cut damages is written again when its run is made.
+    write_json(folder.config, config_document(config, arm), durable=False)
+    return True
 
 
 def record_failure(folder: RunFolder, reason: str, trace: str = "") -> None:

@@ -18,7 +18,7 @@ from bsexp.data.sources import Images, load_images
 from bsexp.data.splits import prepare
 from bsexp.engine import checkpoint
 from bsexp.engine.loop import Training
-from bsexp.errors import BsexpError, MemoryExhausted
+from bsexp.errors import BsexpError, MemoryExhausted, UsageError
 from bsexp.records import EvalRow, StepRecord, StepRow
 from bsexp.store.checkpoints import Checkpoint, newest
 from bsexp.store.lease import Lease, Observer, holder
@@ -212,6 +212,9 @@ class _Attempt:
     def end(self, error: BaseException) -> None:
         """What stays of an attempt that didn't finish: its checkpoints and, for a failure of the run's own, why."""
         if self.writer is None:
+            return
+        if isinstance(error, UsageError):
+            self.writer.withdraw()
             return
         own = not isinstance(error, BsexpError) or isinstance(error, MemoryExhausted)
         if isinstance(error, Exception) and own and not isinstance(error, _Superseded):

@@ -232,6 +232,27 @@ def test_an_unknown_name_is_answered_with_the_nearest(arguments: list[str], word
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["torchvision:resnet19"], "no classification model 'resnet19'; did you mean 'resnet18'"),
+        (["torchvision:resnet18", "--dropout", "0.1"], "dropout: 0.1; model torchvision:resnet18 takes no dropout"),
+        (["nosuch:net"], "model: nosuch:net; no such module"),
+        (["json:dumps"], "model: json:dumps; building it failed: TypeError"),
+    ],
+)
+def test_a_network_that_cannot_be_built_leaves_no_run_behind(options: list[str], words: str) -> None:
+    assert words in refused("run", *SHORT, "-q", "--threads", "1", "--model", *options)
+
+
+def test_a_refusal_takes_nothing_away_that_was_there(here: Path) -> None:
+    (here / "unready.py").write_text("def net(image_shape, num_classes):\n    raise ValueError('not yet')\n")
+    run = ("fixed-small", "--model", "unready:net")
+    assert said("sweep", "--schedule", *run, "--seeds", "0", "--jobs", "0").code == 0
+    assert len(list(here.glob("results/runs/runs/*/config.json"))) == 1
+    assert "building it failed: ValueError: not yet" in refused("run", *run, "-q", "--threads", "1")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (ARM + "[runs]\nlr = 0.1\n", "runs: unknown key; did you mean 'run'?"),
