@@ -1,13 +1,21 @@
-"""Cases 27, 29 to 31 and 34: runs that fail in their numbers, batches that do not fit, the same bytes by any way."""
+"""Cases 27, 29 to 31, 33 and 34: runs that fail in their numbers, batches that do not fit, ties, the same bytes by any
+way.
+"""
 
 import csv
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from bsexp import RunConfig, Training
+from bsexp.data.sources import load_images
+from bsexp.data.splits import prepare
 from tests.faults.inside import said
 from tests.faults.programs import contents, finish
 
@@ -127,6 +135,38 @@ def test_a_remainder_of_one_makes_no_tiny_update(epochs: str, sizes: list[int]) 
     assert document["summary"]["updates"] == len(sizes)
 
 
+@pytest.mark.parametrize("parts", [None, 5])
+def test_each_sample_goes_through_the_network_once_per_epoch(parts: int | None) -> None:
+    config = RunConfig(
+        schedule="fixed-small", train_size=33, batch_size=16, epochs=3.0, evals=1, micro_batch=parts, averaging="none"
+    )
+    data = prepare(config, load_images("digits"))
+    training = Training(config, data=data, device="cpu")
+    seen: list[torch.Tensor] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            seen.append(inputs[0].detach().clone())
+
+    training.model.register_forward_pre_hook(note)
+    training._rehearsed = True
+    list(training)
+    images = torch.cat(seen).flatten(1)
+    assert len(images) == 99
+    where = torch.arange(1437) if data.train.index is None else data.train.index
+    expected = (load_images("digits").train_images[where].float() - data.mean[0]) / data.std[0]
+    for epoch in images.split(33):
+        assert same_rows(epoch, expected.flatten(1))
+    assert not torch.equal(images[:33], images[33:66]), "another order in each epoch"
+
+
+def same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tables of distinct rows hold the same ones, in any order."""
+    distance = torch.cdist(one.double(), other.double())
+    pairs = distance < 1e-4
+    return one.shape == other.shape and bool((pairs.sum(0) >= 1).all() and (pairs.sum(1) >= 1).all())
+
+
 # -- 31
 
 BATCH_NORM = ("--model", "cnn-small", "--norm", "batch")
@@ -170,6 +210,60 @@ def test_batch_statistics_of_two_samples_train(samples: int, options: list[str])
     result = said("run", "fixed-small", *options, *BATCH_NORM, *short)
     assert result.code == 0, result
     assert json.loads(result.out)["summary"]["samples"] == samples
+
+
+# -- 33
+
+EASY = """
+import torch
+
+def data():
+    labels = torch.arange(240) % 2
+    draw = torch.Generator().manual_seed(1)
+    images = labels[:, None, None] * 200 + torch.randint(40, (240, 8, 8), generator=draw)
+    images = images.to(torch.uint8)
+    return {"train": (images[:160], labels[:160]), "test": (images[160:], labels[160:])}
+"""
+TABLES = ("report.md", "arms.csv", "differences.csv")
+NOT_NUMBERS = re.compile(r"\b(nan|NaN|None|inf|NaT)\b")
+
+
+def train_easy(seed: str) -> None:
+    for schedule in ("fixed-small", "lr-decay"):
+        few = ("--epochs", "1", "--batch-size", "8", "--lr", "0.01", "--evals", "2", "--model", "mlp", "--threads", "1")
+        result = said("run", schedule, "--dataset", "easy_images:data", *few, "--seed", seed, "--json", "-q")
+        assert json.loads(result.out)["summary"]["test_accuracy"] == 1.0, result
+
+
+def reported() -> dict[str, Any]:
+    """The document of `report`; no table of it holds a number that is none."""
+    result = said("report", "--json")
+    assert result.code == 0, result
+    folder = Path("results/runs/report")
+    for text in (result.out, *((folder / name).read_text("utf-8") for name in TABLES)):
+        assert not NOT_NUMBERS.search(text)
+    return dict(json.loads(result.out))
+
+
+def test_arms_that_are_all_right_everywhere_differ_by_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real ties: every run of both arms has 100 % accuracy, at one seed, then at two."""
+    (here / "easy_images.py").write_text(EASY)
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.delitem(sys.modules, "easy_images", raising=False)
+    train_easy("0")
+    one = reported()
+    assert "One finished run per arm: no intervals. Chance alone may explain any difference." in one["notes"]
+    train_easy("1")
+    two = reported()
+    for document, end, right, seeds in ((one, None, None, 1), (two, 0.0, 1.0, 2)):
+        (found,) = [row for row in document["differences"] if row["outcome"] == "test_accuracy"]
+        assert (found["difference"], found["low"], found["high"], found["num_pairs"]) == (0.0, end, end, seeds)
+        for arm in document["arms"]:
+            assert (arm["test_accuracy"], arm["test_accuracy_low"], arm["test_accuracy_high"]) == (1.0, right, right)
+    text = Path("results/runs/report/report.md").read_text("utf-8")
+    assert text.count("| 100.00 % [100.00, 100.00] |") >= 2
+    assert "| 0.00 [0.00, 0.00] |" in text
+    assert {path.stem for path in Path("results/runs/report").glob("*.png")} >= {"final", "curves"}
 
 
 # -- 34
