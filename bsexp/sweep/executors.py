@@ -37,6 +37,7 @@ LOOK_SECONDS = 0.2
 # What a terminal or a cluster sends to everybody is the parent's business.
 IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 GRACE_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -183,24 +184,23 @@ def run_local(
 
 
 def _start(device: str, execution: Execution) -> _Worker:
-    for tries in range(1, ATTEMPTS + 1):
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
         mine, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
         try:
             with _ctrl_c_blocked(), _modules_from_where_ours_are():
                 process.start()
-        except (ConnectionError, EOFError) as error:
-            # The server died at this moment; a worker that it had made already ends with its pipe.
-            mine.close()
-            if tries == ATTEMPTS:
-                raise SetupError(
-                    "workers", f"can't be started ({type(error).__name__})", "look for what ends processes here"
-                ) from None
-        else:
             return _Worker(process, mine, device)
+        except (ConnectionError, EOFError) as error:
+            # The server is dying at this moment; a worker that it had made already ends with its pipe.
+            mine.close()
+            if time.monotonic() > end:
+                which = f"can't be started ({type(error).__name__})"
+                raise SetupError("workers", which, "look for what ends processes here") from None
+            time.sleep(0.1)
         finally:
             theirs.close()
-    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
