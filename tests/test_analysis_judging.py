@@ -428,14 +428,28 @@ def test_no_claims_and_doubled_ones() -> None:
 
 
 def test_margins_are_contrasts_within_seeds_not_of_means() -> None:
-    # g - .75 d - .25 c and g - 1.25 d + .25 c, per seed, by hand: g - d = .01, d - c = .02, margin .005.
-    data = {
-        ("a", 0): finished(test_accuracy=0.86),
-        ("b", 0): finished(test_accuracy=0.85),
-        ("c", 0): finished(test_accuracy=0.83),
-    }
-    found = gather(claim(**{**EQUIVALENT, "seeds": (0,)}), data)
+    # g - .75 d - .25 c and g - 1.25 d + .25 c, per seed; the control effects are .02 and .1, the margins .005 and .025.
+    outcomes = {"a": (0.86, 0.80), "b": (0.85, 0.80), "c": (0.83, 0.70)}
+    data = {(arm, seed): finished(test_accuracy=values[seed]) for arm, values in outcomes.items() for seed in (0, 1)}
+    found = gather(claim(**{**EQUIVALENT, "seeds": (0, 1)}), data)
     assert found is not None
-    assert found.contrasts.lower == pytest.approx([0.86 - 0.75 * 0.85 - 0.25 * 0.83])
-    assert found.contrasts.upper == pytest.approx([0.86 - 1.25 * 0.85 + 0.25 * 0.83])
-    assert found.contrasts.control == pytest.approx([0.02])
+    assert found.contrasts.difference == pytest.approx([0.01, 0.0])
+    assert found.contrasts.lower == pytest.approx([0.015, 0.025])
+    assert found.contrasts.upper == pytest.approx([0.005, -0.025])
+    assert found.contrasts.control == pytest.approx([0.02, 0.1])
+
+
+def test_refutations_are_tested_at_the_families_share_whatever_holm_passes_on() -> None:
+    # One claim is supported, so Holm tests the other at .05; its refutation has a p between .025 and .05.
+    def refuting(key: int) -> float:
+        data = runs(key=key, a=0.8485, b=0.85)
+        values = np.array([data["a", s].values["test_accuracy"] - data["b", s].values["test_accuracy"] for s in SEEDS])  # type: ignore[operator]
+        p_values = (stats.ttest_1samp(values, 0, alternative="less").pvalue, sign_flip(values).below)
+        return max(p_values) if min(p_values) > 0.025 else 1.0
+
+    key = next(key for key in range(1000) if refuting(key) < 0.05)
+    data = {**runs(key=key, a=0.8485, b=0.85), **runs(key=5, d=0.95, e=0.85)}
+    first, second = judge([claim(name="1"), claim(name="2", arms=("d", "e"))], data)
+    assert (first.alpha, second.text) == (0.05, "supported")
+    assert first.text == "inconclusive"
+    assert only(judge([claim()], data)).text == "refuted"
