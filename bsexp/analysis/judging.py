@@ -116,10 +116,14 @@ def _tests(claim: Claim, found: Gathered | None, generator: np.random.Generator 
         parts["control"] = given.control
     if claim.kind == "ratio":
         return [_evidence({name: sign_test(values) for name, values in parts.items()}, given)]
+    # Without a margin all three are the same values, whose signs need flipping once.
+    parts = {name: given.difference if np.array_equal(v, given.difference) else v for name, v in parts.items()}
     by_t = {
         name: over_seeds(values, given.scale).sides if len(values) > 1 else UNKNOWN for name, values in parts.items()
     }
-    by_flip = {name: sign_flip(values, generator) if len(values) else UNKNOWN for name, values in parts.items()}
+    distinct = {id(values): values for values in parts.values()}
+    flips = {key: sign_flip(each, generator) if len(each) else UNKNOWN for key, each in distinct.items()}
+    by_flip = {name: flips[id(values)] for name, values in parts.items()}
     tests = [_evidence(by_t, given), _evidence(by_flip, given)]
     if given.matrices:
         tests.append(_evidence({name: two_way(matrix).sides for name, matrix in given.matrices.items()}, given))
