@@ -50,6 +50,13 @@ def test_luck_of_a_seed_is_in_no_effect() -> None:
     assert (found["anneal", "dropout"].estimate.mean, found["anneal", "dropout"].p) == (0.0, 1.0)
 
 
+def test_rounding_is_no_interaction() -> None:
+    table = np.tile(np.array([[0.1, 0.2], [0.3, 0.4]]), (8, 1, 1))
+    assert (0.4 - 0.3) - (0.2 - 0.1) != 0
+    found = {effect.factors: effect for effect in effects(table, FACTORS)}["anneal", "dropout"]
+    assert (found.estimate.mean, found.p, found.p_sign_flip) == (0.0, 1.0, 1.0)
+
+
 def test_a_seed_that_lacks_a_cell_is_left_out_whole() -> None:
     cells = {((a, d), seed): float(seed) for a, d in product(*FACTORS.values()) for seed in range(3)}
     cells[("lr", "p"), 1] = float("nan")

@@ -94,6 +94,13 @@ def test_bca_agrees_with_scipys() -> None:
     ).confidence_interval
     found = bca(values[:, None], lambda means: means[:, 0], np.random.default_rng(0), num=20_000)
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=0.015), pytest.approx(expected.high, abs=0.015))
+    # A variance is biased down, which moves both ends.
+    expected = stats.bootstrap(
+        (values,), np.var, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    squares = np.stack([values, values**2], axis=1)
+    found = bca(squares, lambda means: means[:, 1] - means[:, 0] ** 2, np.random.default_rng(0), num=20_000)
+    assert (found.low, found.high) == (pytest.approx(expected.low, rel=0.03), pytest.approx(expected.high, rel=0.03))
     with pytest.raises(ValueError, match="12 seeds"):
         bca(np.ones((11, 1)), lambda means: means[:, 0], rng())
 

@@ -63,6 +63,15 @@ def test_a_shift_between_examples_widens_and_one_between_seeds_alone_does_not() 
     assert two_way(with_examples).error > 1.5 * two_way(seeds_only).error
 
 
+def test_degrees_of_freedom_are_those_of_the_part_that_matters() -> None:
+    random = np.random.default_rng(3)
+    seeds_only = np.repeat(random.normal(0, 1, 8)[:, None], 50, axis=1)
+    examples_only = np.repeat(random.normal(0, 1, 50)[None, :], 8, axis=0)
+    assert two_way(seeds_only).freedom == pytest.approx(7)
+    assert two_way(examples_only).freedom == pytest.approx(49)
+    assert two_way(examples_only).error == pytest.approx(stats.sem(examples_only[0]))
+
+
 def test_identical_arms_give_a_difference_of_nothing() -> None:
     found = two_way(np.zeros((6, 10)))
     assert (found.mean, found.error, found.sides.two_sided) == (0.0, 0.0, 1.0)
