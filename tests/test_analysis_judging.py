@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from bsexp.analysis.claims import Claim, Failures, Record, Verdict
@@ -14,7 +16,7 @@ from bsexp.analysis.exact import holm, sign_flip
 from bsexp.analysis.gathering import gather, pick
 from bsexp.analysis.judging import explore, judge
 from bsexp.analysis.paired import Estimate
-from bsexp.analysis.words import BLIND, NEGLIGIBLE
+from bsexp.analysis.words import BLIND, NEGLIGIBLE, WORDS
 from bsexp.errors import UsageError
 
 SEEDS = tuple(range(12))
@@ -38,8 +40,14 @@ def runs(seeds: Iterable[int] = SEEDS, spread: float = 0.003, key: int = 0, **me
 
 
 def claim(word: str = "better", **changes: Any) -> Claim:
-    given: dict[str, Any] = {"name": "c", "arms": ("a", "b"), "outcome": "test_accuracy", "word": word, "seeds": SEEDS}
-    return Claim(**{**given, **changes})
+    settings_of: dict[str, Any] = {
+        "name": "c",
+        "arms": ("a", "b"),
+        "outcome": "test_accuracy",
+        "word": word,
+        "seeds": SEEDS,
+    }
+    return Claim(**{**settings_of, **changes})
 
 
 def only(verdicts: list[Verdict]) -> Verdict:
@@ -359,9 +367,9 @@ def test_a_slope_is_fitted_per_seed() -> None:
         for arm, place in zip(arms, positions, strict=True)
         for seed in SEEDS
     }
-    given: dict[str, Any] = {"kind": "slope", "arms": arms, "positions": positions, "outcome": "best_lr", "margin": 0.1}
-    assert only(judge([claim("equivalent", expected=0.5, **given)], data)).text == "supported"
-    linear = only(judge([claim("equivalent", expected=1.0, **given)], data))
+    slope: dict[str, Any] = {"kind": "slope", "arms": arms, "positions": positions, "outcome": "best_lr", "margin": 0.1}
+    assert only(judge([claim("equivalent", expected=0.5, **slope)], data)).text == "supported"
+    linear = only(judge([claim("equivalent", expected=1.0, **slope)], data))
     assert linear.text == "refuted"
     logs = np.log2([[data[arm, seed].values["best_lr"] for arm in arms] for seed in SEEDS])  # type: ignore[arg-type]
     slopes = [stats.linregress(np.log2(positions), row).slope for row in logs]
@@ -453,3 +461,61 @@ def test_refutations_are_tested_at_the_families_share_whatever_holm_passes_on() 
     assert (first.alpha, second.text) == (0.05, "supported")
     assert first.text == "inconclusive"
     assert only(judge([claim()], data)).text == "refuted"
+
+
+def test_a_claim_that_failures_rule_out_hands_no_level_on() -> None:
+    data = fail({**runs(a=0.9, b=0.85), **runs(key=1, d=0.85, e=0.85)}, "a", [3])
+    first, second = judge([claim(name="1"), claim(name="2", arms=("d", "e"))], data)
+    assert (first.p_support, first.p_holm, second.alpha) == (1.0, 1.0, 0.025)
+
+
+def test_for_a_ratio_a_failure_is_a_miss_and_no_more() -> None:
+    data = costs([50.0] * 12, [100.0] * 12)
+    data["a", 4] = Record("diverged")
+    found = only(judge([claim(kind="ratio", outcome="samples_to_target")], data))
+    # 11 of 12 signs: 2 (1 + 12) / 4096 = .0063.
+    assert (found.text, found.num_pairs) == ("supported", 12)
+    assert found.p_sign_flip == pytest.approx(26 / 4096)
+
+
+def test_new_data_are_judged_on_the_seeds_on_which_both_arms_trained() -> None:
+    data = with_examples(runs(a=0.86, b=0.85), np.random.default_rng(0), 0.01)
+    data["b", 3] = Record("diverged")
+    found = only(judge([claim(outcome="test_loss")], data))
+    assert found.text == "supported"
+    assert found.new_data is not None
+    assert found.new_data.num == 11
+
+
+records = st.builds(
+    Record,
+    st.sampled_from(["finished"] * 8 + ["diverged", "collapsed", "oom", "failed"]),
+    st.fixed_dictionaries(
+        {
+            "test_accuracy": st.sampled_from([0.0, 0.5, 0.5001, 0.9, 1.0, None, math.nan]),
+            "test_loss": st.sampled_from([0.1, 0.1, 0.3, 1e30, math.inf, None]),
+            "samples_to_target": st.sampled_from([1.0, 2.0, 64.0, math.inf]),
+        }
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.tuples(st.sampled_from("abc"), st.integers(0, 7)), records), st.sampled_from(WORDS))
+def test_whatever_the_runs_are_a_verdict_is_defined(data: Runs, word: str) -> None:
+    seeds = tuple(range(8))
+    claims = [
+        claim(word, name="1", seeds=seeds, control="c", margin=0.25),
+        claim(word, name="2", seeds=seeds, control="c", margin_points=1.0, outcome="test_loss"),
+        claim(word, name="3", seeds=seeds, kind="ratio", margin=0.5, outcome="samples_to_target"),
+    ]
+    for found in judge(claims, data):
+        assert_no_nan(found)
+        assert found.word is not None
+        assert found.word.verdict in ("supported", "refuted", "inconclusive")
+        assert str(found.word)
+    swapped = {(("b", "a", "c")["abc".index(arm)], seed): record for (arm, seed), record in data.items()}
+    for claimed, mirrored in (("better", "worse"), ("worse", "better")):
+        one = only(judge([claim(claimed, seeds=seeds)], data))
+        other = only(judge([claim(mirrored, seeds=seeds)], swapped))
+        assert one.text == other.text
