@@ -24,12 +24,15 @@ def bca(
     generator: np.random.Generator,
     level: float = 0.95,
     num: int = RESAMPLES,
+    expanded: bool = True,
 ) -> Estimate:
     """The BCa interval of statistic(mean over seeds), for `values` of shape (seeds, k), at least 12 seeds.
 
     `statistic` maps means of shape (resamples, k) to (resamples,); infinite values are allowed. Efron 1987, doi
-    10.1080/01621459.1987.10478410. Where all resamples agree, an interval of no length. ValueError for fewer seeds:
-    below 12 the bootstrap is too narrow (it covers .84 at 5 and .88 at 8).
+    10.1080/01621459.1987.10478410. `expanded`: at the level at which a percentile interval of a normal mean is as wide
+    as its t-interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789): z becomes t(n - 1) sqrt(n / (n - 1)). At 12
+    seeds BCa covers .91 to .92 without it and .95 with it (results/calibration). Where all resamples agree, an interval
+    of no length. ValueError for fewer than 12 seeds.
     """
     seeds = len(values)
     if seeds < FEWEST_SEEDS or not 0 < level < 1:
@@ -44,11 +47,14 @@ def bca(
     bias = float(ndtri(min(max(below, 0.5 / num), 1 - 0.5 / num)))
     skew = _acceleration(left_out)
     ends = []
-    for share in ((1 - level) / 2, (1 + level) / 2):
-        moved = bias + float(ndtri(share))
+    reach = float(ndtri((1 + level) / 2))
+    if expanded:
+        reach = float(stdtrit(seeds - 1, (1 + level) / 2)) * math.sqrt(seeds / (seeds - 1))
+    for sign in (-1, 1):
+        moved = bias + sign * reach
         place = float(ndtr(bias + moved / (1 - skew * moved)))
         # The next order statistic outward: no interpolation, so that infinite draws stay infinite and not nan.
-        rank = math.floor(place * (num - 1)) if share < 0.5 else math.ceil(place * (num - 1))
+        rank = math.floor(place * (num - 1)) if sign < 0 else math.ceil(place * (num - 1))
         ends.append(float(drawn[rank]))
     return Estimate(point, ends[0], ends[1], seeds)
 
