@@ -478,6 +478,12 @@ def test_for_a_ratio_a_failure_is_a_miss_and_no_more() -> None:
     assert found.p_sign_flip == pytest.approx(26 / 4096)
 
 
+def test_an_arm_that_always_misses_needs_infinitely_more() -> None:
+    data = costs([50.0] * 12, [math.inf] * 12)
+    found = only(judge([claim(kind="ratio", outcome="samples_to_target")], data))
+    assert (found.text, found.median) == ("supported", (math.inf, math.inf, math.inf))
+
+
 def test_new_data_are_judged_on_the_seeds_on_which_both_arms_trained() -> None:
     data = with_examples(runs(a=0.86, b=0.85), np.random.default_rng(0), 0.01)
     data["b", 3] = Record("diverged")

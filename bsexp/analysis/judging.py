@@ -245,7 +245,9 @@ def _notes(claim: Claim, outcomes: Outcomes, found: Gathered, told: Word, alpha:
         notes.append(
             f"The smallest sign-flip p of {len(found.contrasts.difference)} pairs is {least:.2g}: above {alpha:.2g}."
         )
-    if len(found.contrasts.difference) > 1 and float(np.ptp(found.contrasts.difference)) == 0 and claim.kind != "ratio":
+    difference = found.contrasts.difference
+    # Not for ratios: two infinities have no spread that could be computed.
+    if claim.kind != "ratio" and len(difference) > 1 and float(np.ptp(difference)) == 0:
         notes.append("All differences are equal: there is no spread to judge by.")
     if claim.kind in ("two-arms", "best-of-a-set") and not found.contrasts.matrices:
         notes.append("Without stored predictions the interval speaks of new seeds on this test set only.")
