@@ -7,15 +7,13 @@ import json
 import sys
 from typing import Any
 
-import ray
-from ray import tune
-
 from tests.conftest import ROOT
 
 
 def cell(config: dict[str, Any]) -> None:
     """Train one cell."""
     import torch
+    from ray import tune
 
     from bsexp import RunConfig, Training
     from bsexp.records import EvalRow
@@ -28,6 +26,9 @@ def cell(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Train all cells."""
+    import ray
+    from ray import tune
+
     cells, epochs, folder = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}

@@ -383,7 +383,9 @@ def count_up(folder: str, number: int) -> None:
         with locked(place):
             value = int((place / "number").read_text())
             time.sleep(0.001)
-            (place / "number").write_text(str(value + 1))
+            # In one go: whoever is killed while he writes leaves no half of a number.
+            (place / f"next-{number}").write_text(str(value + 1))
+            os.replace(place / f"next-{number}", place / "number")
             with open(mine, "a") as file:
                 file.write(".")
 
