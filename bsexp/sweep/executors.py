@@ -37,7 +37,7 @@ LOOK_SECONDS = 0.2
 # What a terminal or a cluster sends to everybody is the parent's business.
 IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 GRACE_SECONDS = 3.0
-PATIENCE_SECONDS = 10.0
+STARTS = 20
 
 
 @dataclass(frozen=True)
@@ -184,23 +184,23 @@ def run_local(
 
 
 def _start(device: str, execution: Execution) -> _Worker:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    for tries in range(1, STARTS + 1):
         mine, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
         try:
             with _ctrl_c_blocked(), _modules_from_where_ours_are():
                 process.start()
             return _Worker(process, mine, device)
-        except (ConnectionError, EOFError) as error:
+        except (ConnectionError, EOFError, RuntimeError) as error:
             # The server is dying at this moment; a worker that it had made already ends with its pipe.
             mine.close()
-            if time.monotonic() > end:
+            if tries == STARTS:
                 which = f"can't be started ({type(error).__name__})"
                 raise SetupError("workers", which, "look for what ends processes here") from None
-            time.sleep(0.1)
+            time.sleep(0.2)
         finally:
             theirs.close()
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager

@@ -195,8 +195,7 @@ def test_a_server_that_dies_while_it_starts_a_worker_is_started_again(monkeypatc
     worker.pipe.close()
     worker.process.join(60)
     assert worker.process.exitcode == 0
-    monkeypatch.setattr(executors, "PATIENCE_SECONDS", 0.2)
-    left += [EOFError()] * 9
+    left += [EOFError()] * executors.STARTS
     with pytest.raises(SetupError, match="workers: can't be started \\(EOFError\\)"):
         executors._start("cpu", execution)
 
