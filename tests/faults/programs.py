@@ -121,7 +121,7 @@ class Program:
 def _become(
     cwd: str, arguments: tuple[str, ...], environment: dict[str, str], before: Callable[[], None] | None, said: str
 ) -> None:
-    from bsexp.cli import run_cli
+    from bsexp.__main__ import main
 
     os.chdir(cwd)
     os.setsid()
@@ -135,10 +135,12 @@ def _become(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.argv = ["bsexp", *arguments]
-    code = run_cli(list(arguments))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def finish(
