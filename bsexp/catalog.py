@@ -127,8 +127,8 @@ MODELS: dict[str, Model] = {
     model.name: model
     for model in (
         Model("mlp", "pixels-128-128-classes", "none", 65536, (7e-4, 2.7e-6, 1e-6), 64),
-        Model("cnn", "3 convolutions, 16-32-64 channels", "group", 2048, (2e-3, 3.6e-4, 1.9e-4), 784),
-        Model("cnn-small", "3 convolutions, 8-16-32 channels", "group", 4096, (1.25e-3, 1.55e-4, 7.8e-5), 784),
+        Model("cnn", "3 convolutions, 16-32-64 channels", "group", 2048, (1.1e-3, 2.2e-4, 7.3e-5), 784),
+        Model("cnn-small", "3 convolutions, 8-16-32 channels", "group", 4096, (1.3e-3, 9.6e-5, 3.8e-5), 784),
         Model(
             "lenet",
             "2 convolutions, 3 dense layers",
