@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from bsexp.config import RunConfig
-from bsexp.schedules import Progress, consult, share
+from bsexp.schedules import simulate
 from bsexp.sweep.grid import PlannedRun
 
 # What acts on a run through its schedule only; all else must be the same.
@@ -101,16 +101,12 @@ def _common_samples(one: _Course, other: _Course) -> int:
 
 @lru_cache(maxsize=64)
 def _updates(course: _Course) -> "array[float]":
-    """Batch size, learning rate and momentum of each update, WIDTH numbers apiece, without those that share a rest."""
+    """Batch size, learning rate and momentum of each update, WIDTH numbers apiece, without the last two.
+
+    Those may share a rest: only from there on does it matter where the budget ends.
+    """
     total = course.config.total_samples(course.num_train)
-    schedule = course.config.build_schedule()
     updates = array("d")
-    samples, closing = 0, False
-    while True:
-        step = len(updates) // WIDTH
-        hyper = consult(schedule, Progress(step, samples, total, course.num_train))
-        size, closing = share(hyper.batch_size, total - samples, closing)
-        if closing:
-            return updates
-        updates.extend((size, hyper.lr, hyper.momentum))
-        samples += size
+    for update in simulate(course.config.build_schedule(), total_samples=total, num_train=course.num_train):
+        updates.extend((update.batch_size, update.lr, update.momentum))
+    return updates[: -2 * WIDTH]
