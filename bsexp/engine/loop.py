@@ -210,7 +210,10 @@ class Training:
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         order = torch.contiguous_format if self._contiguous else torch.channels_last
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
-        self._updater = Updater(self._model, config, self._batches, self.device, self._reseed)
+        # Only a network of somebody else's may draw at random without being told to.
+        draws = config.dropout > 0 or ":" in config.model
+        reseed = self._reseed if draws else _nothing
+        self._updater = Updater(self._model, config, self._batches, self.device, reseed)
 
     def _rehearse(self, sizes: list[int]) -> None:
         self._updater.rehearse(self._stream.take(sizes[0]), sizes)
@@ -249,3 +252,7 @@ class Training:
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds = state["train_seconds"]
         self._own.restore(state)
+
+
+def _nothing() -> None:
+    """Where nothing is drawn, nothing needs seeding."""

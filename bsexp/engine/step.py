@@ -5,6 +5,7 @@ back from the device.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ class Updater:
     ) -> None:
         self.model, self.config, self.batches, self.device, self.reseed = model, config, batches, device, reseed
         self.optimizer = build_optimizer(model, config)
+        self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.shrink = 0.0
         self.largest = 0
         self.limit: int | None = None
@@ -77,7 +79,7 @@ class Updater:
         # Batch statistics move in the forward pass. Only a part larger than any before can be the first to fail.
         buffers = [buffer.clone() for buffer in self.model.buffers()] if larger else []
         try:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
             self.reseed()
             loss = self._gradients(self.model, picks, sizes)
         except RuntimeError as error:
@@ -89,11 +91,16 @@ class Updater:
         else:
             self.largest = max(self.largest, *sizes)
             return loss
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         release_memory(self.device)
         for buffer, before in zip(self.model.buffers(), buffers, strict=False):
             buffer.copy_(before)
         return None
+
+    def _forget_gradients(self) -> None:
+        # What the optimizer's zero_grad does, without the 20 microseconds around it.
+        for weight in self._weights:
+            weight.grad = None
 
     def _gradients(self, model: nn.Module, picks: Picks, sizes: list[int]) -> Tensor:
         total = sum(sizes)
@@ -104,17 +111,22 @@ class Updater:
             with self._arithmetic():
                 # Sums divided by the whole batch: parts of any size are weighted exactly.
                 loss = functional.cross_entropy(
-                    model(images), labels, reduction="sum", label_smoothing=self.config.label_smoothing
+                    model(images),
+                    labels,
+                    reduction="mean" if size == total else "sum",
+                    label_smoothing=self.config.label_smoothing,
                 )
-                loss = loss / total
+                loss = loss if size == total else loss / total
             loss.backward()
             losses.append(loss.detach())
             start += size
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _arithmetic(self) -> torch.autocast:
-        low = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        # Autocast costs time even where it is switched off: 20 of the 2,500 microseconds of a batch of 8.
+        return nullcontext()
 
     def _set(self, hyper: Hyper, batch_size: int) -> None:
         decay = self.config.weight_decay
