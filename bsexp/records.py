@@ -65,6 +65,24 @@ class EvalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class HardwareRow:
+    """A row of hardware.csv: what an update of `batch_size` samples costs on `device`.
+
+    `seconds_per_update` is a median over repeats and `spread` its standard error, both in seconds;
+    `samples_per_second` is batch_size / seconds_per_update. `peak_memory_bytes`: of the GPU's tensors on CUDA,
+    elsewhere of a process that trains nothing else; None where the system doesn't say.
+    """
+
+    device: str
+    batch_size: int
+    micro_batch_size: int
+    seconds_per_update: float
+    spread: float
+    samples_per_second: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the measured part of summary.json. None: not measured, or not reached.
 

@@ -152,6 +152,11 @@ class Experiment:
         return self.path / "tune.csv"
 
     @property
+    def hardware(self) -> Path:
+        """Seconds per update by batch size, where they were measured or put."""
+        return self.path / "hardware.csv"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -172,3 +177,8 @@ class Experiment:
     def packed(self) -> bool:
         """Whether the CSVs of all runs stand here instead of the runs' folders."""
         return self.evals_table.exists() and not self.has_runs
+
+
+def hardware_about(table: Path) -> Path:
+    """What a hardware table was measured with, beside it: hardware.json for hardware.csv."""
+    return table.with_suffix(".json")

@@ -117,7 +117,7 @@ def read_csv(path: Path, names: Sequence[str], end: int | None = None) -> "panda
     """
     known = STEPS if "batch_size" in names else EVALS
     wanted = {name: known[name.replace("test_", "val_")] for name in names}
-    table = _cells(path, wanted, CURE)
+    table = read_cells(path, wanted, CURE)
     frame = _frame(table, wanted)
     _check_forward(table, frame, ())
     if end is not None and (not len(frame) or int(frame["samples"].iloc[-1]) != end):
@@ -130,7 +130,7 @@ def read_csv(path: Path, names: Sequence[str], end: int | None = None) -> "panda
 def read_runs_table(path: Path) -> "pandas.DataFrame":
     """runs.csv of a packed folder. Raises StoreError with file and line."""
     wanted = {name: SUMMARY[name] for name in SUMMARY_COLUMNS}
-    table = _cells(path, wanted, WHOLE_CURE)
+    table = read_cells(path, wanted, WHOLE_CURE)
     _check_statuses(table)
     seen: dict[tuple[str, str], int] = {}
     for row, run in enumerate(zip(table.cells["arm"], table.cells["config_hash"], strict=True)):
@@ -148,7 +148,7 @@ def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas
     known = KEY | EVALS if row is EvalRow else {name: KEY[name] for name in KEY if name != "lr"} | STEPS
     wanted = {name: column for name, column in known.items() if name not in HELD_OUT["val_"]}
     spare = HELD_OUT if row is EvalRow else {}
-    table = _cells(path, wanted, WHOLE_CURE, spare)
+    table = read_cells(path, wanted, WHOLE_CURE, spare)
     frame = _frame(table, {**wanted, **{name: column for part in spare.values() for name, column in part.items()}})
     _check_forward(table, frame, ("arm", "config_hash"))
     _check_ends(table, frame, runs, every=row is EvalRow)
@@ -159,7 +159,7 @@ def read_tuning(path: Path) -> "pandas.DataFrame":
     """tune.csv: a row per learning rate tried. Raises StoreError with file and line."""
     import pandas
 
-    frame = _frame(_cells(path, TUNING, "restore the file, or remove it"), TUNING)
+    frame = _frame(read_cells(path, TUNING, "restore the file, or remove it"), TUNING)
     # A single seed is a number, several are a text.
     if all(text.isdigit() for text in frame["seeds"]):
         frame["seeds"] = pandas.to_numeric(frame["seeds"])
@@ -168,7 +168,7 @@ def read_tuning(path: Path) -> "pandas.DataFrame":
 
 def packed_statuses(path: Path) -> list[str]:
     """The status of each run in runs.csv, found without pandas. Raises StoreError with file and line."""
-    table = _cells(path, {name: SUMMARY[name] for name in SUMMARY_COLUMNS}, WHOLE_CURE)
+    table = read_cells(path, {name: SUMMARY[name] for name in SUMMARY_COLUMNS}, WHOLE_CURE)
     _check_statuses(table)
     return table.cells["status"]
 
@@ -211,7 +211,7 @@ def _records(path: Path, text: str, cure: str) -> Iterator[tuple[int, list[str]]
         raise StoreError("results", f"{path}:{reader.line_num}: {error}", cure) from None
 
 
-def _cells(
+def read_cells(
     path: Path, wanted: Mapping[str, Column], cure: str, spare: Mapping[str, Mapping[str, Column]] | None = None
 ) -> _Table:
     """The cells of a CSV with the columns `wanted`, in that order, and with at least one of the sets of `spare`."""
@@ -247,7 +247,7 @@ def _wrong_header(header: list[str], wanted: list[str]) -> str:
 def _frame(table: _Table, wanted: Mapping[str, Column]) -> "pandas.DataFrame":
     import pandas
 
-    values = {name: _values(table, name, wanted[name]) for name in table.cells}
+    values = {name: read_values(table, name, wanted[name]) for name in table.cells}
     frame = pandas.DataFrame(values)
     for name in table.cells:
         kind = wanted[name].kind
@@ -256,7 +256,7 @@ def _frame(table: _Table, wanted: Mapping[str, Column]) -> "pandas.DataFrame":
     return frame
 
 
-def _values(table: _Table, name: str, column: Column) -> list[Any]:
+def read_values(table: _Table, name: str, column: Column) -> list[Any]:
     """The values of one column; StoreError at the first cell that can't be one."""
     cells = table.cells[name]
     if not column.empty and "" in cells:
