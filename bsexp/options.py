@@ -11,6 +11,8 @@ Kind = Literal["integer", "number", "text", "flag", "choice", "settings"]
 
 TRAINING = ("run", "sweep", "plan")
 MAKING = ("run", "sweep", "worker")
+# What an update costs depends on these.
+COSTING = (*TRAINING, "measure")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,15 @@ def _share(name: str, default: float | None, help: str, **rest: Any) -> Option:
 _DATA = "the data set's"
 
 _STUDY = (
-    Option("dataset", "text", "digits", "data set: a name, folder:PATH or module:factory"),
-    Option("model", "text", None, "network: a name, torchvision:NAME or module:factory", default_text=_DATA),
+    Option("dataset", "text", "digits", "data set: a name, folder:PATH or module:factory", commands=COSTING),
+    Option(
+        "model",
+        "text",
+        None,
+        "network: a name, torchvision:NAME or module:factory",
+        commands=COSTING,
+        default_text=_DATA,
+    ),
     Option(
         "epochs", "number", None, "budget, in passes over the training split", low=0, open_low=True, default_text=_DATA
     ),
@@ -119,26 +128,46 @@ _STUDY = (
     Option("nesterov", "flag", False, "Nesterov momentum"),
     Option("weight_decay", "number", 5e-4, "on tensors of two or more dimensions", low=0),
     _choice("weight_decay_clock", ("update", "samples"), "update", "what the decay is counted in"),
-    _choice("optimizer", ("sgd", "adamw"), "sgd", "optimizer"),
-    Option("clip_norm", "number", None, "largest norm of the gradient", low=0, open_low=True, default_text="none"),
-    _share("dropout", 0.0, "share of activations dropped before the last layer"),
-    _choice("norm", ("group", "batch", "none"), None, "normalisation", default_text="the model's"),
-    _count("ghost_batch", None, "samples per batch statistic; 0: the micro-batch", low=0, default_text="the model's"),
-    _choice("averaging", ("ema", "none"), "ema", "averaged weights, evaluated beside the last"),
+    _choice("optimizer", ("sgd", "adamw"), "sgd", "optimizer", commands=COSTING),
+    Option(
+        "clip_norm",
+        "number",
+        None,
+        "largest norm of the gradient",
+        low=0,
+        open_low=True,
+        commands=COSTING,
+        default_text="none",
+    ),
+    _share("dropout", 0.0, "share of activations dropped before the last layer", commands=COSTING),
+    _choice("norm", ("group", "batch", "none"), None, "normalisation", commands=COSTING, default_text="the model's"),
+    _count(
+        "ghost_batch",
+        None,
+        "samples per batch statistic; 0: the micro-batch",
+        low=0,
+        commands=COSTING,
+        default_text="the model's",
+    ),
+    _choice("averaging", ("ema", "none"), "ema", "averaged weights, evaluated beside the last", commands=COSTING),
     _share("label_smoothing", 0.0, "share of the label spread over all classes"),
     _share("label_noise", 0.0, "share of the training labels drawn anew"),
-    Option("augment", "flag", None, "random crop and mirror", default_text=_DATA),
+    Option("augment", "flag", None, "random crop and mirror", commands=COSTING, default_text=_DATA),
     _count("train_size", None, "size of a stratified subset, drawn per seed", low=2, default_text="all"),
     Option("fixed_subset", "flag", False, "the same subset for every seed"),
     _share("val_fraction", 0.1, "share of the training file kept for validation"),
-    _count("image_size", None, "side that images of a folder are brought to", low=4, default_text="32"),
+    _count(
+        "image_size", None, "side that images of a folder are brought to", low=4, commands=COSTING, default_text="32"
+    ),
     Option("seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan")),
     _count("evals", None, "number of equally spaced evaluations", default_text="40, denser at first"),
     _count(
         "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"
     ),
-    Option("micro_batch", "integer", None, "samples run at once", low=1, word="auto", default_text="auto"),
-    _choice("precision", ("fp32", "bf16", "fp64"), "fp32", "arithmetic"),
+    Option(
+        "micro_batch", "integer", None, "samples run at once", low=1, word="auto", commands=COSTING, default_text="auto"
+    ),
+    _choice("precision", ("fp32", "bf16", "fp64"), "fp32", "arithmetic", commands=COSTING),
     Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
 )
 
@@ -148,15 +177,23 @@ _EXECUTION = (
         "text",
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
-        commands=("run", "sweep", "plan", "worker"),
+        commands=("run", "sweep", "plan", "worker", "measure"),
         in_id=False,
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
         pattern_text="auto, cpu, cuda, cuda:N or mps",
     ),
     # More than any machine has cores; a hundred thousand threads end torch in a crash.
-    _count("threads", None, "CPU threads", high=1024, in_id=False, commands=MAKING, default_text="run: all; else 1"),
-    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=MAKING),
-    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=MAKING),
+    _count(
+        "threads",
+        None,
+        "CPU threads",
+        high=1024,
+        in_id=False,
+        commands=(*MAKING, "measure"),
+        default_text="run, measure: all; else 1",
+    ),
+    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, "measure")),
+    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=(*MAKING, "measure")),
     Option(
         "checkpoint_seconds",
         "number",
@@ -184,17 +221,19 @@ _EXECUTION = (
         commands=MAKING,
         no_form=None,
     ),
-    Option("out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan")),
+    Option(
+        "out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan", "measure")
+    ),
     Option(
         "name",
         "text",
         None,
         "folder below it",
         in_id=False,
-        commands=("run", "sweep", "plan"),
+        commands=("run", "sweep", "plan", "measure"),
         pattern=r"^[^./\\\x00][^/\\\x00]*$",
         pattern_text="a text that can name a folder: without slashes, not beginning with a dot",
-        default_text="runs, or the file's",
+        default_text="runs, or the file's; measure: hardware",
     ),
     Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
     Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=MAKING),
@@ -284,6 +323,38 @@ _EXECUTION = (
     _count("rows", None, "rows to print", low=2, in_id=False, commands=("plan",), default_text="table 20, --json all"),
     Option("figure", "text", None, "draw the plan to this file", in_id=False, commands=("plan",), default_text="none"),
     Option(
+        "batch_sizes",
+        "text",
+        None,
+        "batch sizes to measure, separated by commas",
+        in_id=False,
+        commands=("measure",),
+        pattern=r"^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$",
+        pattern_text="whole numbers from 1, separated by commas",
+        default_text="powers of 2 to 2048, as far as the data allow",
+    ),
+    _count("repeats", 9, "timings of each batch size", low=3, high=999, in_id=False, commands=("measure",)),
+    Option(
+        "hardware",
+        "text",
+        None,
+        "a hardware.csv (bsexp measure): tell times on that machine",
+        in_id=False,
+        commands=("report", "plan"),
+        default_text="the one beside the results, if any",
+    ),
+    Option(
+        "workers",
+        "text",
+        None,
+        "ideal workers that share each update, comma list: tell their times too",
+        in_id=False,
+        commands=("report", "plan"),
+        pattern=r"^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$",
+        pattern_text="whole numbers from 1, separated by commas",
+        default_text="1",
+    ),
+    Option(
         "pack",
         "flag",
         False,
@@ -299,12 +370,12 @@ _EXECUTION = (
         False,
         "one JSON document on stdout",
         in_id=False,
-        commands=("run", "sweep", "worker", "plan", "report", "status", "list", "doctor"),
+        commands=("run", "sweep", "worker", "plan", "measure", "report", "status", "list", "doctor"),
         no_form=None,
     ),
 )
 
-EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "status", "list", "init", "doctor")
+EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "measure", "status", "list", "init", "doctor")
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),

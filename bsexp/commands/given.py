@@ -40,6 +40,11 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def numbers_of(text: str) -> list[int]:
+    """The whole numbers of a list that the option's pattern has checked: `1,2,4`."""
+    return [int(number) for number in text.split(",")]
+
+
 def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]], list[str]]:
     """For sweep: options with one value, those with several (comma lists and ranges), which become axes, and notes."""
     single: dict[str, Any] = {}

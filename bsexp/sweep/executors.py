@@ -188,7 +188,7 @@ def _start(device: str, execution: Execution) -> _Worker:
         mine, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
         try:
-            with _ctrl_c_blocked(), _modules_from_where_ours_are():
+            with ctrl_c_blocked(), _modules_from_where_ours_are():
                 process.start()
             return _Worker(process, mine, device)
         except (ConnectionError, EOFError, RuntimeError) as error:
@@ -218,7 +218,7 @@ def _modules_from_where_ours_are() -> Iterator[None]:
 
 
 @contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
+def ctrl_c_blocked() -> Iterator[None]:
     """A process started here never hears the terminal's Ctrl-C, not even while it imports: the parent answers it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -232,7 +232,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 def _work(pipe: Connection, device: str, execution: Execution, environment: dict[str, str]) -> None:
     """A worker's life. The parent ends it with SIGTERM, or by dying."""
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
     for number in IGNORED:
@@ -246,7 +246,7 @@ def _work(pipe: Connection, device: str, execution: Execution, environment: dict
     os._exit(0)
 
 
-def _watch_parent() -> None:
+def watch_parent() -> None:
     """End this process when its parent has died: in good order, or after GRACE_SECONDS at once."""
     parent = multiprocessing.parent_process()
     assert parent is not None

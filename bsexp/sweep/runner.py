@@ -17,6 +17,7 @@ from bsexp.config import RunConfig
 from bsexp.data.sources import Images, load_images
 from bsexp.data.splits import prepare
 from bsexp.engine import checkpoint
+from bsexp.engine.device import process_peak_memory
 from bsexp.engine.loop import Training
 from bsexp.errors import BsexpError, MemoryExhausted, UsageError
 from bsexp.records import EvalRow, StepRecord, StepRow
@@ -199,7 +200,7 @@ class _Attempt:
             self.task.experiment, self.task.arm, self.config, self.task.max_batch, self._wall(), outcome
         )
         if summary["peak_memory_bytes"] is None and self.execution.alone:
-            summary["peak_memory_bytes"] = _peak_memory()
+            summary["peak_memory_bytes"] = process_peak_memory()
         arrays = {
             f"{which}_{name}": getattr(predictions, name).numpy()
             for which, predictions in training.predictions.items()
@@ -228,18 +229,6 @@ def _state_of(found: Checkpoint) -> dict[str, Any]:
         return checkpoint.from_bytes(found.payload)
     except BsexpError as error:
         raise error.within(str(found.path)) from None
-
-
-def _peak_memory() -> int | None:
-    """The process's largest resident size so far, in bytes; None where the system doesn't say."""
-    import sys
-
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @lru_cache(maxsize=2)
