@@ -137,7 +137,10 @@ def median_error(values: Sequence[float]) -> float:
 
 
 def _in_a_process(config: RunConfig, surroundings: Surroundings, repeats: int) -> Any:
-    """What `time_updates` says in a fresh process, and what that settled on. Raises what it raises there, RunsFailed where the process dies."""
+    """What `time_updates` says in a fresh process, and what that settled on.
+
+    Raises what it raises there, RunsFailed where the process dies.
+    """
     mine, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_work, args=(theirs, config.model_dump(), surroundings, repeats), daemon=True)
     which = f"batch size {config.batch_size:,}"
