@@ -1,9 +1,10 @@
 """`bsexp plan`: what a schedule or an experiment would do."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.given import talk_of, values_of
+from bsexp.commands.machines import machine_of, planned_times, tell_times
 from bsexp.commands.run import describe, planned_run
 from bsexp.commands.sweep import check_size, naming, read_sweep
 from bsexp.console import Talk, duration
@@ -15,6 +16,9 @@ from bsexp.store.runs import finished
 from bsexp.sweep.devices import is_exact, worker_devices
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 from bsexp.sweep.prefix import Fork, find_forks
+
+if TYPE_CHECKING:
+    from bsexp.report.timing import Hardware
 
 COLUMNS = ("step", "samples", "epoch", "batch_size", "lr", "momentum", "noise_scale")
 TABLE_ROWS = 20
@@ -34,13 +38,17 @@ def _schedule(subject: str, given: dict[str, Any], talk: Talk) -> int:
     values = values_of({name: text for name, text in given.items() if name != "seeds"})
     num_train = values.get("num_train")
     run = planned_run(subject, values, given.get("set", []), num_train)
+    hardware = machine_of(values)
+    times = planned_times(run, hardware) if hardware else []
     plan = run.plan
     rows = []
     schedule = run.config.build_schedule()
     for update in simulate(schedule, total_samples=plan.total_samples, num_train=plan.num_train):
         g = noise_scale(update.lr, update.momentum, update.batch_size, plan.num_train)
         rows.append({**update._asdict(), "noise_scale": g if run.config.optimizer == "sgd" else None})
-    document = {"num_train": plan.num_train, "samples": plan.total_samples, "updates": plan.updates}
+    document: dict[str, Any] = {"num_train": plan.num_train, "samples": plan.total_samples, "updates": plan.updates}
+    if hardware:
+        document["times"] = times
     if values.get("figure"):
         _draw(rows, run, values["figure"])
         talk.note(f"figure: {values['figure']}")
@@ -48,6 +56,8 @@ def _schedule(subject: str, given: dict[str, Any], talk: Talk) -> int:
         talk.document({**document, "rows": thinned(rows, values.get("rows"))})
         return 0
     talk.result(describe(run))
+    if hardware:
+        tell_times(times, hardware, talk)
     cap = run.plan.max_batch
     if cap > plan.num_train / 10 and plan.largest_batch > plan.num_train / 10:
         talk.warn(f"max_batch {cap} is above num_train / 10: matching noise is not expected to hold there")
@@ -85,7 +95,7 @@ def _draw(rows: list[dict[str, Any]], run: PlannedRun, file: str) -> None:
 
 
 def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
-    own = ("num_train", "rows", "figure", "json", "set", "seed", "out")
+    own = ("num_train", "rows", "figure", "json", "set", "seed", "out", "hardware", "workers")
     for name in ("num_train", "rows", "figure", "set", "seed"):
         if name in given:
             raise UsageError(f"--{name.replace('_', '-')}", "with an experiment file", "it is for a single schedule")
@@ -102,6 +112,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     with naming(subject):
         runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)
+    hardware = machine_of(values_of({name: given[name] for name in ("hardware", "workers") if name in given}), place)
     execution = asked.execution
     devices = worker_devices(execution.get("device", "auto"), execution.get("jobs"), execution.get("per_gpu"))
     workers = max(1, len(devices))
@@ -132,6 +143,10 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
                 str(len(mine)),
             ]
         )
+    times = {}
+    if hardware:
+        with naming(subject):
+            times = {arm: _arm_times(arm, runs, hardware) for arm in asked.arms}
     if given.get("json"):
         names = ("arm", "schedule", "lr", "batch_size", "updates", "samples", "runs")
         talk.document(
@@ -150,11 +165,14 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
                 "workers": workers,
                 "bytes": round(size),
                 "arms": [dict(zip(names, row, strict=True)) for row in rows],
+                **({"times": [{"arm": arm, **time} for arm in times for time in times[arm]]} if hardware else {}),
             }
         )
         return 0
     talk.result(f"{asked.name}: {' '.join(asked.question.split())}" if asked.question else asked.name)
     talk.table(("arm", "schedule", "lr", "batch size", "updates", "samples", "seeds"), rows)
+    if hardware:
+        _show_times(times, hardware, talk)
     for note in asked.notes:
         talk.note(f"note: {note}")
     samples = sum(run.plan.total_samples for run in trials + runs)
@@ -174,6 +192,28 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     time = "unknown until a run has finished" if estimate is None else f"about {duration(estimate)}"
     talk.result(f"time: {time} with {workers} workers ({basis}); disk: about {size / 1e6:.0f} MB")
     return 0
+
+
+def _arm_times(arm: str, runs: list[PlannedRun], hardware: "Hardware") -> list[dict[str, Any]]:
+    try:
+        return planned_times(next(run for run in runs if run.arm == arm), hardware)
+    except UsageError as error:
+        raise error.within(f"arms.{arm}") from None
+
+
+def _show_times(times: dict[str, list[dict[str, Any]]], hardware: "Hardware", talk: Talk) -> None:
+    from bsexp.report.timing import machine
+
+    first = next(iter(times.values()), [])
+    columns = ["arm"]
+    for workers in hardware.workers:
+        columns += ["updates take" if workers == 1 else f"with {workers:,} ideal workers", "of the first"]
+    rows = []
+    for arm, found in times.items():
+        rows.append([arm])
+        for time, base in zip(found, first, strict=True):
+            rows[-1] += [duration(time["seconds"]), f"{time['seconds'] / base['seconds']:.3f}"]
+    talk.table(columns, rows, title=f"one run on {machine(hardware)}, evaluation and set-up not counted")
 
 
 def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.given import absent, talk_of, values_of
+from bsexp.commands.machines import machine_of
 from bsexp.console import Talk
 from bsexp.errors import BsexpError, StoreError
 from bsexp.store.paths import Experiment
 
 if TYPE_CHECKING:
     from bsexp.report import Report
+    from bsexp.report.timing import Hardware
 
 
 def main(folder: str | None, given: dict[str, Any]) -> int:
@@ -20,7 +22,8 @@ def main(folder: str | None, given: dict[str, Any]) -> int:
     documents = []
     for place in places:
         skip = talk.warn if values.get("skip_bad") else None
-        report = report_experiment(place, talk, show=not values.get("json"), skip_bad=skip is not None)
+        hardware = machine_of(values, place)
+        report = report_experiment(place, talk, not values.get("json"), skip is not None, hardware)
         documents.append({"experiment": place.name, **report.as_json()})
         if values.get("pack"):
             from bsexp.store.pack import pack
@@ -49,8 +52,10 @@ def is_experiment(place: Experiment) -> bool:
     return place.has_runs or place.packed or place.definition.exists()
 
 
-def report_experiment(place: Experiment, talk: Talk, show: bool, skip_bad: bool = False) -> "Report":
-    """Write the report of one experiment and, where `show` says so, print its summary."""
+def report_experiment(
+    place: Experiment, talk: Talk, show: bool, skip_bad: bool = False, hardware: "Hardware | None" = None
+) -> "Report":
+    """Write the report of one experiment and, where `show` says so, print its summary. `hardware`: with times there."""
     from bsexp.report import write_report
     from bsexp.store.tables import load_results, write_runs_table
 
@@ -60,7 +65,7 @@ def report_experiment(place: Experiment, talk: Talk, show: bool, skip_bad: bool 
     results = load_results(place.path, skipped if skip_bad else None)
     if place.has_runs and not skip_bad:
         write_runs_table(place)
-    report = write_report(results, place.report)
+    report = write_report(results, place.report, hardware)
     if show:
         _show(report, place, talk)
     return report
@@ -70,6 +75,11 @@ def _show(report: "Report", place: Experiment, talk: Talk) -> None:
     columns, rows = report.terminal_table()
     if rows:
         talk.table(columns, rows, title=place.name)
+    if report.times is not None and len(report.times):
+        from bsexp.report.timing import terminal_rows
+
+        device = str(report.times["device"].iloc[0])
+        talk.table(*terminal_rows(report.times), title=f"time on {device}, modelled from its hardware table")
     for note in report.notes:
         talk.note(f"note: {note}")
     talk.result(f"report: {place.report / 'report.html'}")

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     import pandas
 
     from bsexp.report.groups import Group
+    from bsexp.report.timing import Hardware
     from bsexp.store.tables import Results
 
-FIGURES = ("final", "curves", "curves-averaged", "schedules")
-OWN_FIGURE = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)")
+FIGURES = ("final", "curves", "curves-averaged", "schedules", "time")
+# What not every report has: an earlier one's is removed where this one has none.
+SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,24 @@ class Report:
     """What a report found. `arms` has one row per arm, `differences` one per arm and outcome (columns in `frames`).
 
     `notes`: what a reader must know first, as sentences. `figures`: the names of the files drawn, without folder.
+    `times`: modelled times, one row per arm and number of workers (columns in `timing`); None without a hardware table.
     """
 
     arms: "pandas.DataFrame"
     differences: "pandas.DataFrame"
     notes: list[str]
     figures: list[str]
+    times: "pandas.DataFrame | None" = None
 
     def as_json(self) -> dict[str, Any]:
-        """`arms`, `differences` and `notes` as plain lists, dictionaries, numbers and texts; None where empty."""
+        """`arms`, `differences`, `notes` and, where there are some, `times` as plain lists, dictionaries, numbers and
+        texts; None where empty.
+        """
         from bsexp.report.frames import records
 
-        return {"arms": records(self.arms), "differences": records(self.differences), "notes": list(self.notes)}
+        times = {} if self.times is None else {"times": records(self.times)}
+        found = {"arms": records(self.arms), "differences": records(self.differences), "notes": list(self.notes)}
+        return {**found, **times}
 
     def terminal_table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Column names and rows for a terminal: an arm a row, means with the half-width of their 95 % t-interval."""
@@ -74,8 +82,9 @@ def _spread(arm: dict[Any, Any], name: str, scale: float, digits: int) -> str:
     return text if high is None or high != high else f"{text} ± {(high - mean) * scale:.{digits}f}"
 
 
-def write_report(results: "Results", folder: Path) -> Report:
-    """Write report.md, report.html, arms.csv, differences.csv and the figures (PNG, SVG) into `folder`.
+def write_report(results: "Results", folder: Path, hardware: "Hardware | None" = None) -> Report:
+    """Write report.md, report.html, arms.csv, differences.csv and the figures (PNG, SVG) into `folder`; with `hardware`
+    also what the arms' updates cost there (times.csv).
 
     Each file is written beside and renamed; figures of an earlier report that no longer exist are removed. Raises
     StoreError where the folder cannot be written.
@@ -95,6 +104,13 @@ def write_report(results: "Results", folder: Path) -> Report:
             stem = stems[-1][name] = name + ending
             figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
     document = build(results, groups, stems)
+    times = None
+    if hardware is not None:
+        from bsexp.report.timed import add_times
+
+        document, times, drawn = add_times(document, results, groups, _endings(groups), hardware)
+        for stem, figure in drawn.items():
+            figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
     arms, differences = arm_frame(groups, list(results.arms)), difference_frame(groups)
     images = {name.removesuffix(".svg"): data for name, data in figures.items() if name.endswith(".svg")}
     texts = {
@@ -103,8 +119,10 @@ def write_report(results: "Results", folder: Path) -> Report:
         "report.md": render_markdown(document),
         "report.html": render_html(document, images),
     }
+    if times is not None:
+        texts["times.csv"] = times.to_csv(index=False, lineterminator="\n")
     _write(folder, {**figures, **{name: text.encode() for name, text in texts.items()}})
-    return Report(arms, differences, document.all_notes, list(figures))
+    return Report(arms, differences, document.all_notes, list(figures), times)
 
 
 def _endings(groups: "list[Group]") -> list[str]:
@@ -132,7 +150,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
             finally:
                 beside.unlink(missing_ok=True)
         for path in sorted(folder.iterdir()):
-            if OWN_FIGURE.fullmatch(path.name) and path.name not in files:
+            if SOMETIMES.fullmatch(path.name) and path.name not in files:
                 path.unlink()
     except OSError as error:
         raise StoreError(

@@ -7,7 +7,7 @@ line, never guessed.
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class Results:
     `arms` maps an arm's name to its resolved settings, in the experiment's order. `runs` has one row per run with
     SUMMARY_COLUMNS; `evals` and `steps` have arm, seed, lr, config_hash before the columns of their CSVs. `tuning` has
     a row per tried value. `planned` counts the runs asked for, `left_out` names what was damaged and is not in here.
+    `configs` has the resolved settings of each run by config_hash; empty for a packed folder, which keeps only `arms`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Results:
     planned: int
     environments: list[dict[str, Any]]
     left_out: tuple[str, ...] = ()
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_definition(experiment: Experiment) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         planned=planned,
         environments=frames.environments,
         left_out=tuple(left_out),
+        configs=frames.configs,
     )
 
 
@@ -115,6 +118,7 @@ class _Frames:
     evals: "pandas.DataFrame"
     steps: "pandas.DataFrame"
     environments: list[dict[str, Any]]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
@@ -155,7 +159,11 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
     runs[numbers] = runs[numbers].apply(pandas.to_numeric)
     runs = runs.sort_values(["arm", "lr", "seed", "config_hash"], ignore_index=True)
     return _Frames(
-        runs, _joined(evals, EVAL_KEY, EvalRow), _joined(steps, STEP_KEY, StepRow), list(environments.values())
+        runs,
+        _joined(evals, EVAL_KEY, EvalRow),
+        _joined(steps, STEP_KEY, StepRow),
+        list(environments.values()),
+        {summary["config_hash"]: config for summary, config in zip(summaries, configs, strict=True)},
     )
 
 

@@ -1,0 +1,255 @@
+"""What each arm's updates would cost on a measured machine: the section "Time" of a report.
+
+The one rule: a time is made of the batch sizes that a run's updates had, known one by one, and of seconds that were
+measured; where either is not known there is no time and the reason is told.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bsexp.analysis.hardware import (
+    HardwareTable,
+    Modelled,
+    Updates,
+    count_sizes,
+    modelled_seconds,
+    num_samples,
+    num_updates,
+    time_ratio,
+)
+from bsexp.errors import BsexpError, UsageError
+from bsexp.report import numbers
+from bsexp.report.groups import Group
+from bsexp.report.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from bsexp.store.tables import Results
+
+TIME_COLUMNS = (
+    *("dataset", "model", "arm", "reference", "device", "workers", "updates", "samples"),
+    *("seconds", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high"),
+)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine to tell times on. `about` is what its table was measured with, as far as that is known.
+
+    `workers`: the numbers of ideal workers to tell times for, rising. `asked`: the user named the table, so that what
+    it does not cover is refused; otherwise it is told.
+    """
+
+    table: HardwareTable
+    about: Mapping[str, Any] = field(default_factory=dict)
+    workers: tuple[int, ...] = (1,)
+    asked: bool = True
+
+
+@dataclass(frozen=True)
+class ArmTime:
+    """An arm's updates, averaged over its finished runs, and by number of workers its seconds and their ratio."""
+
+    label: str
+    updates: Updates
+    seconds: dict[int, Modelled]
+    ratios: dict[int, Modelled]
+
+
+@dataclass(frozen=True)
+class GroupTime:
+    """The times of a group's arms. `arms` lacks those whose updates or seconds are not known: `notes` says why.
+
+    The first of `arms` is the one that ratios speak of.
+    """
+
+    group: Group
+    hardware: Hardware
+    arms: list[ArmTime]
+    notes: list[str]
+
+    @property
+    def reference(self) -> ArmTime:
+        """The arm that the others are told relative to."""
+        return self.arms[0]
+
+
+def group_time(results: "Results", group: Group, hardware: Hardware) -> GroupTime:
+    """Times of all arms of a group whose updates are known.
+
+    Raises UsageError, with the arm, where a table that was asked for lacks a batch size.
+    """
+    notes = _other_model(group, hardware)
+    known: dict[str, Updates] = {}
+    for label in group.labels:
+        if not (group.finished["label"] == label).any():
+            continue
+        try:
+            known[label] = arm_updates(results, group, label)
+        except BsexpError as error:
+            notes.append(f"{label}: no time: {error}.")
+    arms: list[ArmTime] = []
+    for label, updates in known.items():
+        reference = arms[0].updates if arms else updates
+        try:
+            arms.append(_arm_time(label, updates, reference, hardware))
+        except UsageError as error:
+            if hardware.asked:
+                raise error.within(f"{results.name}, arm {label}") from None
+            notes.append(f"{label}: no time: {error}.")
+    return GroupTime(group, hardware, arms, notes)
+
+
+def _arm_time(label: str, updates: Updates, reference: Updates, hardware: Hardware) -> ArmTime:
+    seconds = {workers: modelled_seconds(hardware.table, updates, workers) for workers in hardware.workers}
+    ratios = {workers: time_ratio(hardware.table, updates, reference, workers) for workers in hardware.workers}
+    return ArmTime(label, updates, seconds, ratios)
+
+
+def _other_model(group: Group, hardware: Hardware) -> list[str]:
+    """A note where the table was measured with another network or other images than the group's."""
+    measured = [hardware.about.get(name) for name in ("model", "dataset")]
+    if None in measured or measured == [group.model, group.dataset]:
+        return []
+    model, dataset = measured
+    return [f"Times rest on a table measured with {model} on {dataset}, not {group.model} on {group.dataset}."]
+
+
+# -- the batch sizes of a run's updates
+
+
+def arm_updates(results: "Results", group: Group, label: str) -> Updates:
+    """The updates of an arm by batch size: the mean over its finished runs. UsageError where one isn't known."""
+    runs = group.finished[group.finished["label"] == label]
+    total: dict[int, float] = {}
+    for run in runs.to_dict("records"):
+        for size, count in run_updates(results, group, {str(key): value for key, value in run.items()}).items():
+            total[size] = total.get(size, 0.0) + count
+    return {size: total[size] / len(runs) for size in sorted(total)}
+
+
+def run_updates(results: "Results", group: Group, run: Mapping[str, Any]) -> Updates:
+    """The updates of one run by batch size: from its log where that has each of them, else from its schedule.
+
+    UsageError where the schedule can't be made here, or doesn't give the updates that the run made.
+    """
+    key, made = run["config_hash"], (int(run["updates"]), int(run["samples"]))
+    logged = group.steps[group.steps["config_hash"] == key]
+    if len(logged) == made[0]:
+        return count_sizes(logged["batch_size"].astype(int))
+    settings = results.configs.get(key) or {**results.arms.get(run["arm"], {}), "lr": run["lr"], "seed": run["seed"]}
+    evals = group.evals[(group.evals["config_hash"] == key) & (group.evals["epoch"] > 0)]
+    if not len(evals):
+        raise UsageError("updates", f"run {key[:8]} has no evaluations to tell its training samples from")
+    num_train = round(evals["samples"].iloc[-1] / evals["epoch"].iloc[-1])
+    # What a seed draws changes no batch size.
+    same = json.dumps({**settings, "seed": 0}, sort_keys=True)
+    updates = dict(_simulated(same, made[1], num_train))
+    if (found := (round(num_updates(updates)), round(num_samples(updates)))) != made:
+        which = f"its schedule gives {found[0]:,} updates of {found[1]:,} samples, run {key[:8]} made {made[0]:,}"
+        raise UsageError("updates", f"{which} of {made[1]:,}", "report with the version that made it")
+    return updates
+
+
+@lru_cache(maxsize=1024)
+def _simulated(settings: str, total_samples: int, num_train: int) -> tuple[tuple[int, float], ...]:
+    from bsexp.config import RunConfig
+    from bsexp.schedules import simulate
+
+    schedule = RunConfig(**json.loads(settings)).build_schedule()
+    sizes = (update.batch_size for update in simulate(schedule, total_samples=total_samples, num_train=num_train))
+    return tuple(count_sizes(sizes).items())
+
+
+# -- table and rows
+
+
+def time_table(time: GroupTime) -> Table:
+    """Updates, seconds and ratios of each arm, for each number of workers."""
+    first = time.reference
+    many = time.hardware.workers
+    headings = ["Arm", "Updates", "Samples", "Samples/s", f"Updates relative to {first.label}"]
+    for workers in many:
+        apart = f", {_ideal(workers)}" if len(many) > 1 or workers > 1 else ""
+        headings += [f"Time (s){apart}", f"Time relative to {first.label}{apart}"]
+    rows = []
+    for arm in time.arms:
+        ups, samples = num_updates(arm.updates), num_samples(arm.updates)
+        one = modelled_seconds(time.hardware.table, arm.updates, many[0]).value
+        row = [Cell(arm.label), Cell(numbers.count(ups), ups), Cell(numbers.count(samples), samples)]
+        row.append(Cell(numbers.count(samples / one), samples / one))
+        share = ups / num_updates(first.updates)
+        row.append(Cell(f"{share:.3f}", share))
+        for workers in many:
+            row += [_cell(arm.seconds[workers], numbers.seconds), _cell(arm.ratios[workers], "{:.3f}".format)]
+        rows.append(row)
+    return Table(f"Time, modelled on {machine(time.hardware)}", headings, rows, _note(time.hardware))
+
+
+def _cell(found: Modelled, write: Any) -> Cell:
+    if found.low == found.high:
+        return Cell(write(found.value), found.value)
+    return Cell(f"{write(found.value)} [{write(found.low)}, {write(found.high)}]", found.value)
+
+
+def _ideal(workers: int) -> str:
+    return f"{workers:,} ideal workers" if workers > 1 else "1 worker"
+
+
+def machine(hardware: Hardware) -> str:
+    """The machine in words: device, processor and threads as far as they are known."""
+    about, name = hardware.about, hardware.table.device
+    if name == "cpu" and about.get("cpu"):
+        name = str(about["cpu"])
+    threads = about.get("threads")
+    return name + (f", {threads} thread{'s'[: threads != 1]}" if threads and hardware.table.device == "cpu" else "")
+
+
+def _note(hardware: Hardware) -> str:
+    table, about = hardware.table, hardware.about
+    where = f"batch {table.sizes[0]:,} to {table.sizes[-1]:,}"
+    if about.get("model") and about.get("dataset"):
+        where = f"{about['model']} on {about['dataset']}, {where}"
+    text = (
+        f"Not timed but added up: each arm's updates by batch size, times the seconds that such an update was measured "
+        f"to take ({where}), linear between measured sizes. Evaluation and set-up are not in it. In brackets the 95 % "
+        "interval of the table's own spread; it says nothing of new seeds, or of a machine that has other work to do."
+    )
+    if max(hardware.workers) > 1:
+        text += (
+            " P ideal workers share each update, the busiest with B / P samples, rounded up; talking to each other "
+            "costs them nothing, so real ones are slower."
+        )
+    return text
+
+
+def time_frame(times: list[GroupTime]) -> pd.DataFrame:
+    """One row per arm and number of workers with TIME_COLUMNS."""
+    rows = []
+    for time in times:
+        for arm in time.arms:
+            for workers in time.hardware.workers:
+                seconds, ratio = arm.seconds[workers], arm.ratios[workers]
+                rows.append(
+                    [
+                        *(time.group.dataset, time.group.model, arm.label, time.reference.label),
+                        *(time.hardware.table.device, workers, num_updates(arm.updates), num_samples(arm.updates)),
+                        *(seconds.value, seconds.low, seconds.high, ratio.value, ratio.low, ratio.high),
+                    ]
+                )
+    return pd.DataFrame(rows, columns=list(TIME_COLUMNS))
+
+
+def terminal_rows(times: pd.DataFrame) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Column names and rows of `time_frame` for a terminal."""
+    names = ("arm", "workers", "updates", "seconds", "relative time")
+    rows = []
+    for row in times.to_dict("records"):
+        counts = [f"{row['workers']:,}", f"{row['updates']:,.0f}", numbers.seconds(row["seconds"])]
+        ratio = Modelled(row["ratio"], row["ratio_low"], row["ratio_high"])
+        rows.append([str(row["arm"]), *counts, _cell(ratio, "{:.3f}".format).text])
+    return names, rows
