@@ -71,9 +71,11 @@ class HardwareTable:
     def _weights(self, updates: Updates, workers: int = 1) -> np.ndarray:
         """By how much each measured size enters the sum over `updates`: seconds are weights @ seconds_per_update."""
         weights = np.zeros(len(self.sizes))
+        # The largest one is told first: with it measured, all smaller ones mostly are between two.
+        for size in (max(updates), min(updates)):
+            self._check(worker_share(size, workers), size, workers)
         for size, count in updates.items():
             part = worker_share(size, workers)
-            self._check(part, size, workers)
             place = bisect_left(self.sizes, part)
             if self.sizes[place] == part:
                 weights[place] += count

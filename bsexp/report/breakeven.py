@@ -42,10 +42,10 @@ def break_even(time: GroupTime) -> Figure | None:
         axes.set_title(f"Time relative to {time.reference.label}", pad=24)
         axes.set_xlabel("fixed cost of an update, in samples' worth of work")
         _limits(axes, time, lines, low, high)
-        for place, arm in enumerate(others):
+        # Lines that coincide stay visible: later ones are thinner and lie on earlier ones.
+        widths = np.linspace(THICKEST, THINNEST, len(others)) if len(others) > 1 else [2.0]
+        for arm, width in zip(others, widths, strict=True):
             looks = time.group.looks[arm.label]
-            # Lines that coincide stay visible: later ones are thinner and lie on earlier ones.
-            width = THICKEST - (THICKEST - THINNEST) * place / max(1, len(others) - 1) if len(others) > 1 else 2.0
             axes.plot(grid, lines[arm.label], color=looks.color, linestyle=looks.dashes, linewidth=width, zorder=3)
         _mark_half(axes, half)
         for workers, place in spots.items():
@@ -117,6 +117,9 @@ def picture(time: GroupTime, stem: str) -> Picture:
     first, half = time.reference, half_saved_at(time.reference.updates)
     told = []
     for arm in time.arms[1:]:
+        if arm.updates == first.updates:
+            told.append(f"{arm.label} 1, for its updates are the same")
+            continue
         share = num_updates(arm.updates) / num_updates(first.updates)
         times = ", ".join(
             f"{found.value:.3f} of the time" + (f" with {workers:,} workers" if workers > 1 else "")
@@ -131,7 +134,7 @@ def picture(time: GroupTime, stem: str) -> Picture:
         + ".",
         "Lines: an update costs a fixed amount and so much per sample. On the left only samples cost: equal samples "
         "take equal time, whatever the batch. On the right only updates cost, and all that fewer of them promise is "
-        f"saved; half of it where the fixed cost of an update is worth {numbers.number(half)} samples, the mean batch of "
+        f"saved; half of it where an update's fixed cost is worth {numbers.number(half)} samples, the mean batch of "
         f"{first.label}. {_dots(time)}",
     )
 
