@@ -7,7 +7,7 @@ line, never guessed.
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class Results:
     `arms` maps an arm's name to its resolved settings, in the experiment's order. `runs` has one row per run with
     SUMMARY_COLUMNS; `evals` and `steps` have arm, seed, lr, config_hash before the columns of their CSVs. `tuning` has
     a row per tried value. `planned` counts the runs asked for, `left_out` names what was damaged and is not in here.
+    `place` is where they lie, `definition` what is kept there of the experiment; empty for results of no experiment.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Results:
     planned: int
     environments: list[dict[str, Any]]
     left_out: tuple[str, ...] = ()
+    place: Experiment = field(default_factory=lambda: Experiment(Path("results")))
+    definition: dict[str, Any] = field(default_factory=dict)
 
 
 def read_definition(experiment: Experiment) -> dict[str, Any]:
@@ -106,6 +109,8 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         planned=planned,
         environments=frames.environments,
         left_out=tuple(left_out),
+        place=experiment,
+        definition=definition,
     )
 
 

@@ -103,7 +103,7 @@ def cross(
             if matching := {k for k, table in enumerate(excluded) if _matches(arm, cell, table)}:
                 used |= matching
                 continue
-            label = ",".join(f"{key}={_label(value)}" for key, value in chosen.items())
+            label = ",".join(f"{key}={label_of(value)}" for key, value in chosen.items())
             cells[f"{arm}[{label}]" if label else arm] = cell
     if not cells:
         raise UsageError("exclude", "leaves no arm", "remove one of the [[exclude]] tables")
@@ -116,7 +116,8 @@ def _matches(arm: str, cell: dict[str, Any], table: dict[str, Any]) -> bool:
     return all(values.get(key) == value for key, value in table.items())
 
 
-def _label(value: Any) -> str:
+def label_of(value: Any) -> str:
+    """A value as it stands in the name of a cell."""
     if isinstance(value, list):
-        return "/".join(_label(item) for item in value)
+        return "/".join(label_of(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
