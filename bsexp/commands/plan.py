@@ -13,6 +13,7 @@ from bsexp.schedules import noise_scale, simulate
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import finished
 from bsexp.sweep.devices import is_exact, worker_devices
+from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 from bsexp.sweep.prefix import Fork, find_forks
 
@@ -106,7 +107,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     devices = worker_devices(execution.get("device", "auto"), execution.get("jobs"), execution.get("per_gpu"))
     workers = max(1, len(devices))
     # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.
-    settled = [run for run in runs if run.arm not in tuned]
+    settled = [run for run in runs if run.arm not in tuned and run.arm not in asked.rates]
     device, exact = asked.execution.get("device", "auto"), asked.execution.get("deterministic", False)
     sharing = asked.execution.get("share_prefix", exact or is_exact(device))
     forks = [fork for part in (trials, settled) for fork in _forks(part)] if sharing else []
@@ -120,7 +121,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
         batches = f"{one.plan.first_batch:,}" + (
             f" to {one.plan.largest_batch:,}" if one.plan.largest_batch > one.plan.first_batch else ""
         )
-        rates = ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and arm in tuned else f"{one.config.lr:g}"
+        rates = _rates(asked, arm, one.config.lr)
         rows.append(
             [
                 arm,
@@ -174,6 +175,14 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     time = "unknown until a run has finished" if estimate is None else f"about {duration(estimate)}"
     talk.result(f"time: {time} with {workers} workers ({basis}); disk: about {size / 1e6:.0f} MB")
     return 0
+
+
+def _rates(asked: Experiment, arm: str, own: float) -> str:
+    """The learning rates of an arm: those that are tried, or whose it takes, or its own."""
+    if arm in asked.rates:
+        of, times = asked.rates[arm]
+        return f"that of {of}" if times == 1 else f"{times:g} x that of {of}"
+    return ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and is_tuned(asked, arm) else f"{own:g}"
 
 
 def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:
