@@ -279,15 +279,6 @@ _EXECUTION = (
         commands=("sweep", "worker", "plan"),
         no_form=None,
     ),
-    Option(
-        "underpowered",
-        "flag",
-        False,
-        "go on with claims that these seeds can hardly support",
-        in_id=False,
-        commands=("sweep", "plan"),
-        no_form=None,
-    ),
     Option("report", "flag", True, "write the report at the end", in_id=False, commands=("sweep",)),
     Option(
         "num_train",
