@@ -309,6 +309,15 @@ _EXECUTION = (
     _count("max_runs", 500, "larger sweeps need --yes", in_id=False, commands=("sweep", "plan")),
     Option("yes", "flag", False, "go on without asking", in_id=False, commands=("sweep",), no_form=None, short="-y"),
     Option("tune", "flag", True, "choose what [tune] lists, on validation", in_id=False, commands=("sweep", "plan")),
+    Option(
+        "extend_grid",
+        "flag",
+        False,
+        "tune beyond the grid's ends until the best rate has neighbours",
+        in_id=False,
+        commands=("sweep", "worker", "plan"),
+        no_form=None,
+    ),
     Option("report", "flag", True, "write the report at the end", in_id=False, commands=("sweep",)),
     Option(
         "num_train",

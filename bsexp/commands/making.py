@@ -56,6 +56,7 @@ def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"]
             options.get("retry"),
             options.get("fail_fast", False),
             options.get("share_prefix", exact),
+            options.get("extend_grid", False),
         )
         try:
             return make(means, watch)
@@ -138,6 +139,8 @@ def tell_end(tally: Tally, folder: Path, options: dict[str, Any], talk: Talk, se
     parts = [f"{tally.finished} of {tally.planned} runs finished"]
     parts += [f"{count} {state}" for state in ("diverged", "collapsed", "failed") if (count := getattr(tally, state))]
     talk.note(f"{name}: {', '.join(parts)}; {made} in {duration(seconds)}")
+    if tally.changed_claims:
+        talk.warn(f"claims are not those declared before the data: {'; '.join(tally.changed_claims)}")
     if tally.left:
         talk.warn(f"{tally.left} runs failed before and were left: --retry failed makes them again")
     if tally.diverged or tally.collapsed:

@@ -14,6 +14,7 @@ from bsexp.schedules import noise_scale, simulate
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import finished
 from bsexp.sweep.devices import is_exact, worker_devices
+from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 from bsexp.sweep.prefix import Fork, find_forks
 
@@ -117,7 +118,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     devices = worker_devices(execution.get("device", "auto"), execution.get("jobs"), execution.get("per_gpu"))
     workers = max(1, len(devices))
     # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.
-    settled = [run for run in runs if run.arm not in tuned]
+    settled = [run for run in runs if run.arm not in tuned and run.arm not in asked.rates]
     device, exact = asked.execution.get("device", "auto"), asked.execution.get("deterministic", False)
     sharing = asked.execution.get("share_prefix", exact or is_exact(device))
     forks = [fork for part in (trials, settled) for fork in _forks(part)] if sharing else []
@@ -131,7 +132,7 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
         batches = f"{one.plan.first_batch:,}" + (
             f" to {one.plan.largest_batch:,}" if one.plan.largest_batch > one.plan.first_batch else ""
         )
-        rates = ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and arm in tuned else f"{one.config.lr:g}"
+        rates = _rates(asked, arm, one.config.lr)
         rows.append(
             [
                 arm,
@@ -214,6 +215,14 @@ def _show_times(times: dict[str, list[dict[str, Any]]], hardware: "Hardware", ta
         for time, base in zip(found, first, strict=True):
             rows[-1] += [duration(time["seconds"]), f"{time['seconds'] / base['seconds']:.3f}"]
     talk.table(columns, rows, title=f"one run on {machine(hardware)}, evaluation and set-up not counted")
+
+
+def _rates(asked: Experiment, arm: str, own: float) -> str:
+    """The learning rates of an arm: those that are tried, or whose it takes, or its own."""
+    if arm in asked.rates:
+        of, times = asked.rates[arm]
+        return f"that of {of}" if times == 1 else f"{times:g} x that of {of}"
+    return ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and is_tuned(asked, arm) else f"{own:g}"
 
 
 def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:

@@ -227,6 +227,11 @@ class Training:
         """The network as it is now; it goes on changing while the run is iterated."""
         return self._model
 
+    @property
+    def test_labels(self) -> Tensor:
+        """The true classes of the test split, on the CPU, in the type of the predicted ones."""
+        return self._data.test.labels.to(self.predictions["last"].classes.dtype).cpu()
+
     def state(self, rider: Ledger | None = None) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors, numbers and texts in dicts and lists."""
         ledger = rider or self._own

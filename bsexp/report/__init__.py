@@ -35,17 +35,20 @@ class Report:
     differences: "pandas.DataFrame"
     notes: list[str]
     figures: list[str]
+    verdicts: "pandas.DataFrame"
+    claims: list[dict[str, Any]]
     times: "pandas.DataFrame | None" = None
 
     def as_json(self) -> dict[str, Any]:
-        """`arms`, `differences`, `notes` and, where there are some, `times` as plain lists, dictionaries, numbers and
-        texts; None where empty.
+        """`arms`, `differences`, `verdicts`, `claims`, `notes` and, where a hardware table was given, `times` as plain
+        lists, dictionaries, numbers and texts.
         """
         from bsexp.report.frames import records
 
+        tables = {"arms": records(self.arms), "differences": records(self.differences)}
         times = {} if self.times is None else {"times": records(self.times)}
-        found = {"arms": records(self.arms), "differences": records(self.differences), "notes": list(self.notes)}
-        return {**found, **times}
+        told = {"verdicts": records(self.verdicts), "claims": self.claims, "notes": list(self.notes)}
+        return {**tables, **told, **times}
 
     def terminal_table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Column names and rows for a terminal: an arm a row, means with the half-width of their 95 % t-interval."""
@@ -89,12 +92,15 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
     Each file is written beside and renamed; figures of an earlier report that no longer exist are removed. Raises
     StoreError where the folder cannot be written.
     """
+    from bsexp.analysis.verdicts import judge_results
     from bsexp.report.document import build, render_html, render_markdown
     from bsexp.report.drawing import png_bytes, svg_bytes
     from bsexp.report.figures import draw
     from bsexp.report.frames import arm_frame, difference_frame
     from bsexp.report.groups import make_groups
+    from bsexp.report.verdicts import claim_documents, verdict_frame
 
+    findings = judge_results(results)
     groups = make_groups(results)
     figures: dict[str, bytes] = {}
     stems: list[dict[str, str]] = []
@@ -103,7 +109,7 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
         for name, figure in draw(group).items():
             stem = stems[-1][name] = name + ending
             figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
-    document = build(results, groups, stems)
+    document = build(results, groups, stems, findings)
     times = None
     if hardware is not None:
         from bsexp.report.timed import add_times
@@ -113,16 +119,20 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
             figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
     arms, differences = arm_frame(groups, list(results.arms)), difference_frame(groups)
     images = {name.removesuffix(".svg"): data for name, data in figures.items() if name.endswith(".svg")}
+    verdicts = verdict_frame(findings)
     texts = {
         "arms.csv": arms.to_csv(index=False, lineterminator="\n"),
         "differences.csv": differences.to_csv(index=False, lineterminator="\n"),
         "report.md": render_markdown(document),
         "report.html": render_html(document, images),
     }
+    if findings:
+        texts["verdicts.csv"] = verdicts.to_csv(index=False, lineterminator="\n")
     if times is not None:
         texts["times.csv"] = times.to_csv(index=False, lineterminator="\n")
     _write(folder, {**figures, **{name: text.encode() for name, text in texts.items()}})
-    return Report(arms, differences, document.all_notes, list(figures), times)
+    claims = claim_documents(findings)
+    return Report(arms, differences, document.all_notes, list(figures), verdicts, claims, times)
 
 
 def _endings(groups: "list[Group]") -> list[str]:

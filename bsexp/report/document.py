@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bsexp.analysis.verdicts import Findings
 from bsexp.report.groups import Group
 from bsexp.report.tables import Table, arm_tables, tuning_table
+from bsexp.report.verdicts import answer, verdict_notes, verdict_table
 from bsexp.report.wording import READING, Picture, facts, group_notes, notes_of, picture
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class Document:
     sections: list[Section]
     tuning: Table | None
     environment: list[str]
+    verdicts: Table | None = None
+    answer: str = ""
+    verdict_notes: list[str] = field(default_factory=list)
     reading: list[str] = field(default_factory=lambda: list(READING))
 
     @property
@@ -53,7 +58,9 @@ class Document:
         return list(dict.fromkeys([*self.notes, *(note for section in self.sections for note in section.notes)]))
 
 
-def build(results: "Results", groups: Sequence[Group], stems: Sequence[Mapping[str, str]]) -> Document:
+def build(
+    results: "Results", groups: Sequence[Group], stems: Sequence[Mapping[str, str]], findings: Findings | None = None
+) -> Document:
     """The document; `stems` gives for each group its figures' names and their files' names without ending."""
     sections = [
         Section(
@@ -75,6 +82,9 @@ def build(results: "Results", groups: Sequence[Group], stems: Sequence[Mapping[s
         tuning=tuning,
         # Attempts of one run on one machine are told once.
         environment=list(dict.fromkeys(_environment(machine) for machine in results.environments)),
+        verdicts=verdict_table(findings) if findings else None,
+        answer=answer(findings) if findings else "",
+        verdict_notes=verdict_notes(findings) if findings else [],
     )
 
 

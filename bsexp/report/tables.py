@@ -16,6 +16,7 @@ from bsexp.options import OPTIONS
 from bsexp.report import numbers
 from bsexp.report.frames import STATES, batch_range, by_seed, outcome
 from bsexp.report.groups import Group
+from bsexp.store.reading import as_flag
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -208,8 +209,3 @@ def tuning_table(results: "Results") -> Table | None:
     note = "Chosen by validation loss, on seeds that are not among the reported ones; the test split was not looked at."
     headings = ["Arm", "Learning rate", "Validation loss (nats)", "Tuning seeds", "Status", "Place in the grid"]
     return Table("Tuning", headings, rows, note)
-
-
-def as_flag(value: Any) -> bool:
-    """A truth value as a CSV or a frame may hold it: True, "True", 1, 1.0."""
-    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else value is not None and value == 1

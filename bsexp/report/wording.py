@@ -10,7 +10,8 @@ from bsexp import catalog
 from bsexp.report import numbers
 from bsexp.report.frames import STATES, batch_range, outcome
 from bsexp.report.groups import Group
-from bsexp.report.tables import as_flag, setting, shared_settings
+from bsexp.report.tables import setting, shared_settings
+from bsexp.store.reading import as_flag
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import StoreError
 from bsexp.store.files import write_bytes, write_json, write_text
-from bsexp.store.paths import Experiment, RunFolder
-from bsexp.store.reading import read_arrays
-from bsexp.store.runs import read_summary
-from bsexp.store.tables import load_results
+from bsexp.store.paths import Experiment
+from bsexp.store.predictions import WHICH, finished_with_predictions, stacked
+from bsexp.store.tables import load_results, read_definition
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +21,7 @@ def pack(place: Experiment) -> int:
     """Write runs.csv, evals.csv.gz, steps.csv.gz (the first seed of each arm), test_predictions.npz and
     environments.json beside the run folders; bytes written. A folder that is packed already is left alone.
 
-    Predictions are classes only: arrays `last` and `averaged` (test images, runs), `config_hash` names the columns.
+    Of predictions the classes are kept, and the losses of single images where a claim is about them.
     """
     if not place.has_runs:
         if place.packed:
@@ -51,32 +50,16 @@ def _write_zipped(path: Any, text: str) -> None:
 def _write_predictions(place: Experiment) -> None:
     import numpy
 
-    found = _finished(place)
-    columns: dict[str, list[Any]] = {"last": [], "averaged": []}
-    hashes = []
-    for config_hash, folder in found:
-        arrays = read_arrays(folder.predictions)
-        hashes.append(config_hash)
-        for which, column in columns.items():
-            if f"{which}_classes" in arrays:
-                column.append(arrays[f"{which}_classes"])
-    if not hashes:
+    found = finished_with_predictions(place)
+    if not found:
         return
-    if len({len(column) for column in columns["last"]}) > 1:
-        raise StoreError("pack", f"{place.path}: runs on test sets of different sizes", "pack one data set at a time")
-    # Image by image, the runs side by side: they mostly agree, and so compress well.
-    stacked = {which: numpy.stack(column, axis=1) for which, column in columns.items() if len(column) == len(hashes)}
     content = io.BytesIO()
-    packed: dict[str, Any] = {"config_hash": numpy.array(hashes), **stacked}
-    numpy.savez_compressed(content, **packed)
+    hashes = numpy.array([config_hash for config_hash, _ in found])
+    numpy.savez_compressed(content, config_hash=hashes, **stacked(found, _losses_claimed(place)))
     write_bytes(place.predictions, content.getvalue())
 
 
-def _finished(place: Experiment) -> list[tuple[str, RunFolder]]:
-    """Runs with predictions, by config hash."""
-    found = []
-    for folder in place.run_folders():
-        summary = read_summary(folder)
-        if summary and folder.predictions.exists():
-            found.append((str(summary["config_hash"]), folder))
-    return sorted(found, key=lambda item: item[0])
+def _losses_claimed(place: Experiment) -> dict[str, bool]:
+    """Of which weights the losses of single images are kept: those that a claim speaks of, for they take space."""
+    metrics = {claim.get("metric") for claim in read_definition(place).get("claims", [])}
+    return {which: f"test_loss{ending}" in metrics for ending, which in WHICH.items()}

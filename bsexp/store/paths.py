@@ -115,6 +115,11 @@ class Experiment:
         return self.path / "experiment.toml"
 
     @property
+    def claims_lock(self) -> Path:
+        """What was claimed before the data; only where something was."""
+        return self.path / "claims.lock"
+
+    @property
     def runs(self) -> Path:
         return self.path / "runs"
 

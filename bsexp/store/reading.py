@@ -166,6 +166,11 @@ def read_tuning(path: Path) -> "pandas.DataFrame":
     return frame
 
 
+def as_flag(value: Any) -> bool:
+    """A truth value as a CSV or a frame may hold it: True, "True", 1, 1.0."""
+    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else value is not None and value == 1
+
+
 def packed_statuses(path: Path) -> list[str]:
     """The status of each run in runs.csv, found without pandas. Raises StoreError with file and line."""
     table = read_cells(path, {name: SUMMARY[name] for name in SUMMARY_COLUMNS}, WHOLE_CURE)
@@ -373,6 +378,7 @@ def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """experiment.toml as it is kept beside results. StoreError with the key that isn't what was written."""
     check_schema(path, document.get("schema_version", 1))
     kinds = {"name": str, "question": str, "demonstration": bool, "seeds": list, "arms": dict, "tune": dict}
+    kinds |= {"rates": dict, "variants": dict, "looks": list, "target": dict, "claims": list}
     wrong = [key for key, kind in kinds.items() if key in document and not isinstance(document[key], kind)]
     arms = document.get("arms", {})
     wrong += [f"arms.{arm}" for arm in (arms if "arms" not in wrong else ()) if not isinstance(arms[arm], dict)]

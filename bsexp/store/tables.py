@@ -35,6 +35,7 @@ class Results:
     SUMMARY_COLUMNS; `evals` and `steps` have arm, seed, lr, config_hash before the columns of their CSVs. `tuning` has
     a row per tried value. `planned` counts the runs asked for, `left_out` names what was damaged and is not in here.
     `configs` has the resolved settings of each run by config_hash; empty for a packed folder, which keeps only `arms`.
+    `place` is where they lie, `definition` what is kept there of the experiment; empty for results of no experiment.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Results:
     environments: list[dict[str, Any]]
     left_out: tuple[str, ...] = ()
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    place: Experiment = field(default_factory=lambda: Experiment(Path("results")))
+    definition: dict[str, Any] = field(default_factory=dict)
 
 
 def read_definition(experiment: Experiment) -> dict[str, Any]:
@@ -109,6 +112,8 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         environments=frames.environments,
         left_out=tuple(left_out),
         configs=frames.configs,
+        place=experiment,
+        definition=definition,
     )
 
 

@@ -6,7 +6,7 @@ the first of them starts.
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,22 @@ from bsexp.errors import RunsFailed
 from bsexp.planning import estimate_seconds
 from bsexp.store.definition import merge_definition
 from bsexp.store.files import ensure_folder
+from bsexp.store.lock import declaration, declare
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import announce, finished
-from bsexp.store.tables import write_runs_table
+from bsexp.store.tables import load_results, write_runs_table
 from bsexp.sweep.executors import Event, run_local
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, planned_runs, task_of
 from bsexp.sweep.prefix import find_forks
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
-from bsexp.sweep.tuning import choose, write_choice
+from bsexp.sweep.tuning import choose, rates_beyond, write_choice
 
 # So many runs that fail alike, before any has finished, are not bad luck.
 ALIKE = 3
+# A rate 2^10 times another is not a matter of tuning: something else is wrong.
+EXTENSIONS = 10
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Means:
     """With what a sweep is made: one worker per entry of `devices`, none to plan only.
 
     `retry` (failed, diverged, all or None): which runs that ended without a result are made again. `fail_fast`: the
-    first failure ends everything. `share_prefix`: what several runs have in common is trained once.
+    first failure ends everything. `share_prefix`: what several runs have in common is trained once. `extend_grid`:
+    tuning goes on beyond the ends of the given grid.
     """
 
     devices: tuple[str, ...]
@@ -44,13 +48,15 @@ class Means:
     retry: str | None = None
     fail_fast: bool = False
     share_prefix: bool = True
+    extend_grid: bool = False
 
 
 @dataclass
 class Tally:
     """How a sweep ended. Sample counts: of the runs made now, and of all runs of the plan.
 
-    `left`: runs that failed in an earlier call and weren't made again.
+    `left`: runs that failed in an earlier call and weren't made again. `changed_claims`: what is claimed otherwise than
+    before the data.
     """
 
     planned: int = 0
@@ -62,6 +68,7 @@ class Tally:
     made: int = 0
     samples_trained: int = 0
     samples_total: int = 0
+    changed_claims: list[str] = field(default_factory=list)
 
 
 Watch = Callable[[str, Sequence[Task], Sequence[float], Event | None], None]
@@ -72,24 +79,64 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
 
     `watch(phase, tasks, costs, event)` hears of everything, with event None when a phase ("tuning", "runs") begins.
     """
-    tuned = [arm for arm in experiment.arms if is_tuned(experiment, arm)]
     trials = plan_first(experiment)
     ensure_folder(place.path)
-    if place.name != "runs":
-        definitions = {arm: arm_definition(settings, arm in tuned) for arm, settings in experiment.arms.items()}
-        merge_definition(place, _definition(experiment, definitions))
-    chosen: dict[str, float] = {}
     tally = Tally()
+    if place.name != "runs":
+        _define(experiment, place, tally)
+    chosen: dict[str, float] | None = {}
     if trials:
         ensure_folder(place.tuning.path)
+        chosen = _tune(experiment, trials, place, means, watch, tally)
+    if chosen is None:
+        return tally
+    rates = chosen | {arm: chosen[rate.of] * rate.times for arm, rate in experiment.rates.items()}
+    for look in experiment.looks or (len(experiment.seeds),):
+        planned = plan_runs(experiment.arms, experiment.seeds[:look], lambda arm: [rates.get(arm)])
+        tally = _reported(planned, place, means, watch, tally)
+        if tally.failed or not means.devices or (look < len(experiment.seeds) and _settled(place)):
+            break
+    return tally
+
+
+def _settled(place: Place) -> bool:
+    """Whether this look has given every claim a word. Only sweeps with looks need statistics."""
+    from bsexp.analysis.verdicts import settled
+
+    return settled(load_results(place.path))
+
+
+def _define(experiment: Experiment, place: Place, tally: Tally) -> None:
+    """Keep what was asked for, and what was claimed."""
+    given = experiment.arms.items()
+    free = {arm for arm, _ in given if is_tuned(experiment, arm) or arm in experiment.rates}
+    definition = _definition(experiment, {arm: arm_definition(settings, arm in free) for arm, settings in given})
+    merge_definition(place, definition)
+    if experiment.claims:
+        tally.changed_claims = declare(place, declaration(definition))
+
+
+def _tune(
+    experiment: Experiment, trials: list[PlannedRun], place: Place, means: Means, watch: Watch, tally: Tally
+) -> dict[str, float] | None:
+    """The rate chosen for each tuned arm; None where tuning runs are missing, which `tally` then counts.
+
+    With `extend_grid` the grid of an arm whose best rate lies at its end grows there, until it has a neighbour.
+    """
+    assert experiment.tune is not None, "there are trials"
+    for _ in range(1 + (EXTENSIONS if means.extend_grid else 0)):
         tasks, summaries = _make("tuning", trials, place.tuning, place.name, means, watch, tally)
         if len(summaries) < len(tasks):
             tally.planned = len(tasks)
             tally.failed = len(tasks) - len(summaries) if means.devices else 0
-            return tally
-        chosen = write_choice(place, choose(summaries))
-    planned = plan_runs(experiment.arms, experiment.seeds, lambda arm: [chosen.get(arm)])
-    return _reported(planned, place, means, watch, tally)
+            return None
+        rows = choose(summaries)
+        beyond = rates_beyond(rows)
+        if not means.extend_grid or not beyond:
+            break
+        arms = {arm: experiment.arms[arm] for arm in beyond}
+        trials = trials + plan_runs(arms, experiment.tune.seeds, lambda arm: beyond[arm])  # noqa: B023
+    return write_choice(place, rows)
 
 
 def plan_first(experiment: Experiment) -> list[PlannedRun]:
@@ -130,7 +177,14 @@ def _definition(experiment: Experiment, arms: dict[str, dict[str, Any]]) -> dict
     }
     if experiment.tune:
         asked["tune"] = {"lr": list(experiment.tune.lr), "seeds": list(experiment.tune.seeds)}
-    return asked
+    told = {
+        "rates": {arm: rate._asdict() for arm, rate in experiment.rates.items()},
+        "variants": {arm: {"of": of, "what": what} for arm, (of, what) in experiment.variants.items()},
+        "looks": list(experiment.looks),
+        "target": experiment.target,
+        "claims": [dict(claim) for claim in experiment.claims],
+    }
+    return asked | {key: value for key, value in told.items() if value}
 
 
 def _trials(experiment: Experiment, tuned: list[str]) -> list[PlannedRun]:

@@ -4,25 +4,28 @@ The one rule: every key is known and every value checked before anything is done
 key. What the command line or the environment sets stands above the file, but never above what an arm sets.
 """
 
-import itertools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bsexp.analysis.declared import Declared, Design, read_claims
 from bsexp.config import check_value, parse_values
 from bsexp.errors import BsexpError, UsageError, nearest, shown
 from bsexp.options import OPTIONS, RUN_FIELDS, options_of
-from bsexp.schedules import find_strategy
-from bsexp.schedules.parameters import Parameter
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.tables import read_definition
-from bsexp.sweep.axes import check_known, exclusions, grid_axes, is_setting, note_doubles, refuse_twice, table_at, takes
+from bsexp.sweep.axes import note_doubles, table_at, tables_at
+from bsexp.sweep.cells import cross, read_arm
+from bsexp.sweep.variants import Rate, add_rungs, add_sensitivity, inherited_rates, split_inherited
 
 MAX_BYTES = 1_000_000
-TOP = ("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude")
-LATER = ("target", "budgets", "sensitivity", "claims")
+TOP = (
+    *("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude"),
+    *("target", "budgets", "sensitivity", "claims"),
+)
+TARGETS = ("val_accuracy", "val_loss", "val_accuracy_ema", "val_loss_ema")
 # What [run] does not take: it is said elsewhere in the file, or each time on the command line.
 ELSEWHERE = ("set", "schedule", "name", "tune", "json", "dry_run", "resume", "quiet", "verbose", "debug")
 
@@ -39,7 +42,9 @@ class Tune:
 class Experiment:
     """An experiment as asked for. `arms`: name -> schedule, parameters and options, grid included, seed apart.
 
-    `execution` are options outside the run id that the file's [run] sets. `notes` are worth telling.
+    `execution` are options outside the run id that the file's [run] sets. `notes` are worth telling. `rates`: arms that
+    take a multiple of another's tuned rate. `variants`: those of [sensitivity], with the arm and what differs.
+    `looks`: numbers of seeds after which the claims are judged; empty: after all. `claims` as written, checked.
     """
 
     name: str
@@ -50,6 +55,21 @@ class Experiment:
     tune: Tune | None
     execution: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rates: dict[str, Rate] = field(default_factory=dict)
+    variants: dict[str, tuple[str, str]] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
+    target: dict[str, float] = field(default_factory=dict)
+    claims: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def design(self) -> Design:
+        """What claims are about."""
+        arms = {arm: settings for arm, settings in self.arms.items() if arm not in self.variants}
+        return Design(arms, self.seeds, self.tune.seeds if self.tune else (), self.looks, bool(self.target))
+
+    def declared(self) -> list[Declared]:
+        """The claims, read. Raises UsageError."""
+        return read_claims(self.claims, self.design)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -102,27 +122,27 @@ def read_experiment(document: Mapping[str, Any], overrides: Mapping[str, Any], w
 
 def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) -> Experiment:
     for key in document:
-        if key in LATER:
-            raise UsageError(key, "not in this version", "remove the table")
         if key not in TOP:
             raise UsageError(key, "unknown key", nearest(key, TOP))
     notes: list[str] = []
     run = run_options(document)
     run |= {key: value for key, value in overrides.items() if key != "name"}
-    seeds = _seeds(run.pop("seeds", OPTIONS["seeds"].default), "run.seeds", notes)
+    seeds, looks = _seeds_and_looks(run.pop("seeds", OPTIONS["seeds"].default), notes)
     if "seed" in run:
         raise UsageError("run.seed", str(run["seed"]), 'a sweep has seeds: seeds = "0-5"')
     base = {key: value for key, value in run.items() if key in RUN_FIELDS}
     execution = {key: value for key, value in run.items() if key not in RUN_FIELDS}
-    tables = table_at(document.get("arms", {}), "arms")
+    tables, inherited = split_inherited(table_at(document.get("arms", {}), "arms"))
     if not tables:
         raise UsageError("arms", "none", "add at least one [arms.NAME] with a schedule")
-    arms = {arm: _arm(table_at(table, f"arms.{arm}"), f"arms.{arm}", base, overrides) for arm, table in tables.items()}
-    arms = _cells(arms, document, overrides, notes)
+    arms = {}
+    for arm, table in tables.items():
+        arms[arm] = read_arm(table_at(table, f"arms.{arm}"), f"arms.{arm}", base, overrides)
+    arms = add_rungs(cross(arms, document, overrides, notes), document)
     tune = _tune(document["tune"], base, notes) if "tune" in document else None
     if tune and set(tune.seeds) & set(seeds):
         raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")
-    return Experiment(
+    asked = Experiment(
         name=check_value(OPTIONS["name"], overrides.get("name") or document.get("name", name), "name"),
         question=_given(document, "question", str, "a text", ""),
         demonstration=_given(document, "demonstration", bool, "true or false", False),
@@ -131,7 +151,63 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
         tune=tune,
         execution=execution,
         notes=tuple(notes),
+        rates=inherited_rates(arms, inherited, tune is not None),
+        looks=looks,
+        target=_target(document),
+        claims=tuple(tables_at(document.get("claims", []), "claims")),
     )
+    _check_claims(asked, base)
+    wanted = [arm for arm in arms if not asked.claims or arm in _claimed(asked)]
+    variants = add_sensitivity(arms, document, wanted, asked.rates, tune is not None)
+    return replace(asked, variants=variants)
+
+
+def _seeds_and_looks(value: Any, notes: list[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds, and where they are written as "auto:8,16,32" the looks."""
+    if isinstance(value, str) and value.strip().startswith("auto"):
+        from bsexp.analysis.looks import parse_looks
+
+        try:
+            looks = parse_looks(value)
+        except UsageError as error:
+            raise UsageError("run.seeds", error.which, error.cure) from None
+        return tuple(range(looks[-1])), looks
+    return _seeds(value, "run.seeds", notes), ()
+
+
+def _target(document: Mapping[str, Any]) -> dict[str, float]:
+    """The one target of [target]: an outcome on the validation split and its value."""
+    table = table_at(document.get("target", {}), "target")
+    for key, value in table.items():
+        if key not in TARGETS:
+            raise UsageError(f"target.{key}", "unknown key", nearest(key, TARGETS))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UsageError(f"target.{key}", shown(value), "give a number above 0")
+        if "accuracy" in key and value > 1:
+            raise UsageError(f"target.{key}", shown(value), "accuracies are shares: at most 1")
+    if len(table) > 1:
+        raise UsageError("target", f"{len(table)} targets", "give one")
+    return {key: float(value) for key, value in table.items()}
+
+
+def _check_claims(asked: Experiment, base: Mapping[str, Any]) -> None:
+    """UsageError for claims that can't be judged in this experiment."""
+    if not asked.claims:
+        if asked.looks:
+            raise UsageError("run.seeds", "looks without claims", "add [[claims]], or give seeds such as 0-11")
+        return
+    if base.get("val_fraction") == 0:
+        raise UsageError("claims", "without a validation split", "set val_fraction above 0 or remove [[claims]]")
+    asked.declared()
+
+
+def _claimed(asked: Experiment) -> set[str]:
+    """The arms that claims speak of."""
+    found: set[str] = set()
+    for each in asked.declared():
+        for arm in each.claim.arms:
+            found |= set(arm) if isinstance(arm, tuple) else {arm}
+    return found
 
 
 def _given(document: Mapping[str, Any], key: str, kind: type, accepts: str, default: Any) -> Any:
@@ -155,6 +231,11 @@ def stored_experiment(place: Place) -> Experiment | None:
         arms=stored["arms"],
         seeds=tuple(stored["seeds"]),
         tune=Tune(tuple(tune["lr"]), tuple(tune["seeds"])) if tune else None,
+        rates={arm: Rate(**rate) for arm, rate in stored.get("rates", {}).items()},
+        variants={arm: (where["of"], where["what"]) for arm, where in stored.get("variants", {}).items()},
+        looks=tuple(stored.get("looks", ())),
+        target=stored.get("target", {}),
+        claims=tuple(stored.get("claims", ())),
     )
 
 
@@ -191,112 +272,6 @@ def _seeds(value: Any, place: str, notes: list[str]) -> tuple[int, ...]:
 
 def _listed(seeds: tuple[int, ...]) -> str:
     return ",".join(str(seed) for seed in seeds)
-
-
-def _arm(table: dict[str, Any], place: str, base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """One arm's settings: [run], then its own; options and schedule parameters told apart."""
-    schedule = table.get("schedule")
-    if not isinstance(schedule, str):
-        raise UsageError(f"{place}.schedule", shown(schedule), "name one (bsexp list schedules)")
-    large = ":" not in schedule and _strategy(schedule, place).large
-    settings: dict[str, Any] = {**base, "schedule": schedule, "parameters": {}}
-    if large:
-        # A batch size set for all arms doesn't touch fixed-large: that arm has its own.
-        settings.pop("batch_size", None)
-    # The shape decides which parameters there are, wherever it stands.
-    for key, value in sorted(table.items(), key=lambda item: item[0] not in ("shape", "match")):
-        if key == "schedule":
-            continue
-        refuse_twice(key, f"{place}.{key}", overrides)
-        put(settings, key, value, f"{place}.{key}")
-    return settings
-
-
-def _strategy(schedule: str, place: str) -> Any:
-    try:
-        return find_strategy(schedule)
-    except UsageError as error:
-        raise error.within(place) from None
-
-
-def put(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
-    """Set an option or a parameter of the arm's schedule; UsageError with the nearest names for an unknown key."""
-    option = OPTIONS.get(key)
-    if option is not None and is_setting(key) and not isinstance(value, dict):
-        if key == "seed":
-            raise UsageError(place, shown(value), "seeds are set for all arms: seeds in [run]")
-        settings[key] = check_value(option, value, place)
-        return
-    schedule = settings["schedule"]
-    if ":" not in schedule:
-        known = _parameters(settings, key, value, place)
-        if key not in known:
-            if option is not None and is_setting(key):
-                check_value(option, value, place)
-            names = [*known, *(name for name in RUN_FIELDS if name != "seed")]
-            raise UsageError(place, "unknown key", nearest(key, names))
-        try:
-            known[key].check(value)
-        except UsageError as error:
-            raise UsageError(place, error.which, error.cure) from None
-    settings["parameters"] = {**settings["parameters"], key: value}
-
-
-def _parameters(settings: dict[str, Any], key: str, value: Any, place: str) -> dict[str, Parameter]:
-    """The parameters that the arm's schedule has once `key` is `value`, which may choose its shape."""
-    given = {**settings["parameters"], key: value}
-    try:
-        return {parameter.name: parameter for parameter in find_strategy(settings["schedule"]).parameters(given)}
-    except UsageError as error:
-        raise UsageError(place, error.which, error.cure) from None
-
-
-def _cells(
-    arms: dict[str, dict[str, Any]], document: Mapping[str, Any], overrides: Mapping[str, Any], notes: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Arms times the axes of [grid] and [[zip]], less [[exclude]]; notes what has no effect."""
-    axes = grid_axes(document, overrides)
-    for axis in axes:
-        note_doubles(axis.place, axis.doubled, notes)
-        for key in axis.keys:
-            check_known(key, axis.place, arms.values())
-    excluded = exclusions(document, arms)
-    used: set[int] = set()
-    cells: dict[str, dict[str, Any]] = {}
-    for arm, settings in arms.items():
-        mine = [axis for axis in axes if all(takes(settings, key) for key in axis.keys)]
-        for axis in axes:
-            if axis not in mine:
-                notes.append(f"{arm} has no {', '.join(axis.keys)}: it stays as it is along that axis")
-        for values in itertools.product(*(axis.rows for axis in mine)):
-            cell = dict(settings)
-            chosen = {
-                key: value
-                for axis, row in zip(mine, values, strict=True)
-                for key, value in zip(axis.keys, row, strict=True)
-            }
-            for key, value in chosen.items():
-                put(cell, key, value, f"grid.{key}")
-            if matching := {k for k, table in enumerate(excluded) if _matches(arm, cell, table)}:
-                used |= matching
-                continue
-            label = ",".join(f"{key}={_label(value)}" for key, value in chosen.items())
-            cells[f"{arm}[{label}]" if label else arm] = cell
-    if not cells:
-        raise UsageError("exclude", "leaves no arm", "remove one of the [[exclude]] tables")
-    notes += [f"exclude[{k}] leaves nothing out" for k in range(len(excluded)) if k not in used]
-    return cells
-
-
-def _matches(arm: str, cell: dict[str, Any], table: dict[str, Any]) -> bool:
-    values = {**cell["parameters"], **cell, "arm": arm}
-    return all(values.get(key) == value for key, value in table.items())
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(_label(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tune(table: Any, base: dict[str, Any], notes: list[str]) -> Tune:

@@ -110,5 +110,5 @@ def arm_definition(settings: dict[str, Any], tuned: bool) -> dict[str, Any]:
 
 
 def is_tuned(experiment: Experiment, arm: str) -> bool:
-    """Whether [tune] chooses the arm's learning rate: it does unless the arm sets its own."""
-    return experiment.tune is not None and experiment.arms[arm].get("lr") is None
+    """Whether [tune] chooses the arm's learning rate: it does unless the arm sets its own or takes another's."""
+    return experiment.tune is not None and experiment.arms[arm].get("lr") is None and arm not in experiment.rates

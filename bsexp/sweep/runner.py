@@ -206,6 +206,8 @@ class _Attempt:
             for which, predictions in training.predictions.items()
             for name in ("classes", "losses", "confidences")
         }
+        if arrays:
+            arrays["labels"] = training.test_labels.numpy()
         weights = checkpoint.to_bytes(training.model.state_dict()) if self.execution.save_model else None
         writer.finish(summary, arrays, weights)
         return summary

@@ -47,6 +47,27 @@ def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def rates_beyond(rows: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
+    """For each arm whose chosen rate is the first or last of its grid, from `choose`: all its rates and those beyond.
+
+    The step there is that of the two rates at that end; 2 where a single rate was tried.
+    """
+    grids: dict[str, list[float]] = {}
+    best: dict[str, float] = {}
+    for row in rows:
+        grids.setdefault(row["arm"], []).append(row["lr"])
+        if row["chosen"]:
+            best[row["arm"]] = row["lr"]
+    found = {}
+    for arm, grid in grids.items():
+        low, high = grid[0], grid[-1]
+        steps = (grid[1] / low, high / grid[-2]) if len(grid) > 1 else (2.0, 2.0)
+        beyond = [low / steps[0]] * (best[arm] == low) + [high * steps[1]] * (best[arm] == high)
+        if beyond:
+            found[arm] = sorted([*grid, *beyond])
+    return found
+
+
 def _mean_loss(runs: list[dict[str, Any]]) -> float:
     if any(run["status"] != "finished" for run in runs):
         return math.inf

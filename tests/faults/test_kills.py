@@ -75,7 +75,8 @@ def test_a_run_killed_at_random_moments_has_the_bytes_of_an_uninterrupted_one(pl
     finish(place, *arguments, "--out", "whole")
     span = time.monotonic() - began
     killed = (*arguments, "--out", "killed", "--checkpoint-seconds", "0.02")
-    kills = kill_until_finished(place, killed, random.Random(name), span, growth=1.3)
+    # Half of it: the same run may well be faster the second time, and the first attempt must not get to its end.
+    kills = kill_until_finished(place, killed, random.Random(name), span / 2, growth=1.3)
     assert kills
     assert contents(place / "killed") == contents(place / "whole")
 

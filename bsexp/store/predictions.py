@@ -1,0 +1,125 @@
+"""Test predictions of an experiment's runs, from their folders or from a packed file: the same numbers from both.
+
+The one rule: losses are told in 255 levels, a factor of 2^0.1 apart, which is what a packed file keeps; what one image
+costs is known to 3.5 %, and a mean over thousands far better than its own spread.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bsexp.errors import StoreError
+from bsexp.store.paths import Experiment, RunFolder
+from bsexp.store.reading import read_arrays
+from bsexp.store.runs import read_summary
+
+if TYPE_CHECKING:
+    import numpy
+
+# Level k stands for a loss of 2^((k - ZERO) / STEPS) nats, from 2^-16 on; level 0 for anything below.
+STEPS, ZERO = 10, 161
+WHICH = {"": "last", "_ema": "averaged"}
+
+
+def loss_levels(losses: "numpy.ndarray") -> "numpy.ndarray":
+    """The level of each loss in nats, uint8: 0 below 2^-16, 255 from 2^9.4 on.
+
+    >>> import numpy
+    >>> loss_levels(numpy.array([0.0, 1.0, 2.0])).tolist()
+    [0, 161, 171]
+    """
+    import numpy
+
+    with numpy.errstate(divide="ignore"):
+        levels = numpy.round(numpy.log2(losses.astype(numpy.float64)) * STEPS) + ZERO
+    return numpy.clip(levels, 0, 255).astype(numpy.uint8)
+
+
+def losses_of(levels: "numpy.ndarray") -> "numpy.ndarray":
+    """The losses in nats that levels stand for, float32."""
+    import numpy
+
+    table = 2.0 ** ((numpy.arange(256) - ZERO) / STEPS)
+    table[0] = 0.0
+    return table.astype(numpy.float32)[levels]
+
+
+def read_examples(place: Experiment, outcome: str) -> dict[str, "numpy.ndarray"]:
+    """What each run, by config hash, says of each test image: right or not as 0 and 1, or the loss in nats, shape (M,).
+
+    `outcome`: test_accuracy or test_loss, also _ema, of averaged weights. Runs that keep no such predictions are left
+    out. StoreError for a damaged file.
+    """
+    ending = "_ema" if outcome.endswith("_ema") else ""
+    metric, which = outcome.removesuffix("_ema"), WHICH[ending]
+    if metric not in ("test_accuracy", "test_loss"):
+        return {}
+    loss = metric == "test_loss"
+    return _from_packed(place, which, loss) if place.packed else _from_folders(place, which, loss)
+
+
+def _from_packed(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.ndarray"]:
+    if not place.predictions.exists():
+        return {}
+    arrays = read_arrays(place.predictions)
+    name = f"{which}_losses" if loss else which
+    if name not in arrays or "labels" not in arrays:
+        return {}
+    columns = arrays[name]
+    _check(columns.shape == (len(arrays["labels"]), len(arrays["config_hash"])), place.predictions)
+    found = losses_of(columns) if loss else (columns == arrays["labels"][:, None]).astype("uint8")
+    return {str(config_hash): found[:, number] for number, config_hash in enumerate(arrays["config_hash"])}
+
+
+def _from_folders(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.ndarray"]:
+    found = {}
+    for config_hash, folder in finished_with_predictions(place):
+        arrays = read_arrays(folder.predictions)
+        name = f"{which}_{'losses' if loss else 'classes'}"
+        if name not in arrays or "labels" not in arrays:
+            continue
+        _check(arrays[name].shape == arrays["labels"].shape, folder.predictions)
+        right = arrays[name] == arrays["labels"]
+        found[config_hash] = losses_of(loss_levels(arrays[name])) if loss else right.astype("uint8")
+    return found
+
+
+def _check(fits: bool, path: Any) -> None:
+    if not fits:
+        raise StoreError("results", f"{path}: predictions and labels of different numbers", "restore the file")
+
+
+def finished_with_predictions(place: Experiment) -> list[tuple[str, RunFolder]]:
+    """Runs with predictions, by config hash."""
+    found = []
+    for folder in place.run_folders():
+        summary = read_summary(folder)
+        if summary and folder.predictions.exists():
+            found.append((str(summary["config_hash"]), folder))
+    return sorted(found, key=lambda item: item[0])
+
+
+def stacked(found: list[tuple[str, RunFolder]], losses: Mapping[str, bool]) -> dict[str, Any]:
+    """The arrays of a packed file: `config_hash` names the columns; `last` and `averaged` are classes (images, runs),
+    `last_losses` and `averaged_losses` levels where `losses` wants them, `labels` the truth (images,).
+
+    Raises StoreError for runs on different test sets.
+    """
+    import numpy
+
+    columns: dict[str, list[Any]] = {}
+    labels: Any = None
+    for _, folder in found:
+        arrays = read_arrays(folder.predictions)
+        if labels is not None and "labels" in arrays and not numpy.array_equal(arrays["labels"], labels):
+            raise StoreError("pack", f"{folder.path}: another test set than other runs", "pack one data set at a time")
+        labels = arrays.get("labels", labels)
+        for which in WHICH.values():
+            if f"{which}_classes" in arrays:
+                columns.setdefault(which, []).append(arrays[f"{which}_classes"])
+                if losses.get(which):
+                    columns.setdefault(f"{which}_losses", []).append(loss_levels(arrays[f"{which}_losses"]))
+    if len({len(column) for column in columns.get("last", [])}) > 1:
+        raise StoreError("pack", "runs on test sets of different sizes", "pack one data set at a time")
+    # Image by image, the runs side by side: they mostly agree, and so compress well.
+    whole = {name: numpy.stack(column, axis=1) for name, column in columns.items() if len(column) == len(found)}
+    return whole | ({} if labels is None else {"labels": labels})

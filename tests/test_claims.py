@@ -1,0 +1,265 @@
+"""Claims: from the experiment file to verdicts, and what was declared before the data.
+
+The one rule: what a claim is about is settled before anything is trained, and every wrong claim is refused then.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bsexp.analysis.declared import Design, read_claims
+from bsexp.analysis.verdicts import judge_results
+from bsexp.errors import StoreError, UsageError
+from bsexp.store.lock import changes, claims_hash, declaration, declare, read_lock
+from bsexp.store.paths import Experiment
+from bsexp.store.predictions import loss_levels, losses_of
+from bsexp.store.tables import load_results
+from bsexp.sweep.experiment import read_experiment
+from bsexp.sweep.tuning import rates_beyond
+from tests.conftest import ROOT, Bsexp
+
+SEEDS = tuple(range(6))
+CLAIM = {"text": "a is better", "compare": ["a", "b"], "metric": "test_loss", "expect": "better"}
+DESIGN = Design({"a": {}, "b": {}, "c[dropout=0]": {}, "c[dropout=0.5]": {"batch_size": 8}}, SEEDS, (100,), (), False)
+
+FILE = """
+question = "Does decaying the rate beat keeping it?"
+[run]
+dataset = "digits"
+label_noise = 0.2
+epochs = 2
+seeds = "0-5"
+[tune]
+lr = [0.0125, 0.05]
+seeds = "100"
+[arms.constant]
+schedule = "fixed-small"
+[arms.decay]
+schedule = "lr-decay"
+[arms.grow]
+schedule = "growing-batch"
+lr_from = "decay"
+[sensitivity]
+lr_factor = [0.5]
+[[claims]]
+text = "Growing ends where decaying ends"
+compare = ["grow", "decay"]
+metric = "test_loss"
+expect = "equivalent"
+control = "constant"
+margin = 0.25
+"""
+
+
+def claimed(**changes: Any) -> dict[str, Any]:
+    return {**CLAIM, **changes}
+
+
+@pytest.mark.parametrize(
+    ("claim", "where", "cure"),
+    [
+        ({"text": "x"}, "claims[0].compare", "text, compare"),
+        (claimed(compare=["a", "bb"]), "claims[0].compare", "'b'"),
+        (claimed(compare=["a", "c"]), "claims[0].compare", "c[dropout=0]"),
+        (claimed(expect="bettr"), "claims[0].expect", "better"),
+        (claimed(metric="test_los"), "claims[0].metric", "test_loss"),
+        (claimed(metric="updates_to_target", kind="ratio"), "claims[0].metric", "[target]"),
+        (claimed(expects="better"), "claims[0].expects", "expect"),
+        (claimed(expect="equivalent"), "margin", "needs a margin"),
+        (claimed(compare=["a", "b", "c"], kind="slope"), "claims[0]", "along"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused_with_its_key(claim: dict[str, Any], where: str, cure: str) -> None:
+    with pytest.raises(UsageError) as told:
+        read_claims([claim], DESIGN)
+    assert where in told.value.what
+    assert cure in f"{told.value.which} {told.value.cure}"
+
+
+def test_two_claims_cannot_say_the_same() -> None:
+    with pytest.raises(UsageError, match="can't say the same"):
+        read_claims([CLAIM, CLAIM], DESIGN)
+
+
+def test_in_lists_an_arm_stands_for_all_of_its_cells() -> None:
+    (found,) = read_claims([claimed(compare=[["a"], ["b", "c"]])], DESIGN)
+    assert found.claim.kind == "best-of-a-set"
+    assert found.claim.arms == (("a",), ("b", "c[dropout=0]", "c[dropout=0.5]"))
+    assert found.claim.tuning_seeds == (100,)
+
+
+def experiment(**tables: Any) -> dict[str, Any]:
+    arms = {"a": {"schedule": "fixed-small"}, "b": {"schedule": "lr-decay", "lr_from": "a"}}
+    return {"run": {"epochs": 4.0}, "tune": {"lr": [0.01], "seeds": "100"}, "arms": arms, **tables}
+
+
+def test_rungs_of_a_ladder_are_arms_with_a_share_of_the_budget_and_take_the_rate_of_their_own_rung() -> None:
+    asked = read_experiment(experiment(budgets={"samples": [0.25, 1.0]}), {}, "", "x")
+    assert list(asked.arms) == ["a[budget=0.25]", "a", "b[budget=0.25]", "b"]
+    assert [settings["epochs"] for settings in asked.arms.values()] == [1.0, 4.0, 1.0, 4.0]
+    assert {arm: rate.of for arm, rate in asked.rates.items()} == {"b[budget=0.25]": "a[budget=0.25]", "b": "a"}
+
+
+def test_variants_for_sensitivity_differ_in_one_thing_and_take_multiples_of_the_chosen_rate() -> None:
+    asked = read_experiment(experiment(sensitivity={"lr_factor": [2.0], "weight_decay": [0.0]}), {}, "", "x")
+    assert asked.variants["b[lr_factor=2]"] == ("b", "lr_factor=2")
+    assert asked.rates["b[lr_factor=2]"] == ("a", 2.0)
+    assert asked.rates["a[weight_decay=0]"] == ("a", 1.0)
+    assert asked.arms["a[weight_decay=0]"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tables", "key"),
+    [
+        ({"budgets": {"samples": [0.25, 0.5]}}, "budgets.samples"),
+        ({"budgets": {"updates": [1.0]}}, "budgets.updates"),
+        ({"sensitivity": {"lr": [0.1]}}, "sensitivity.lr"),
+        ({"target": {"val_accuracy": 80.0}}, "target.val_accuracy"),
+        ({"target": {"test_accuracy": 0.8}}, "target.test_accuracy"),
+        ({"arms": {"a": {"schedule": "fixed-small", "lr_from": "z"}}}, "arms.a.lr_from"),
+        ({"run": {"seeds": "auto:8,16"}}, "run.seeds"),
+        ({"run": {"seeds": "auto:16,8"}, "claims": [CLAIM]}, "run.seeds"),
+    ],
+)
+def test_what_an_experiment_cannot_mean_is_refused_with_its_key(tables: dict[str, Any], key: str) -> None:
+    with pytest.raises(UsageError) as told:
+        read_experiment(experiment(**tables), {}, "", "x")
+    assert key in told.value.what
+
+
+def test_looks_are_seeds_from_0_on() -> None:
+    asked = read_experiment(experiment(run={"seeds": "auto:6,9"}, claims=[CLAIM]), {}, "", "x")
+    assert asked.seeds == tuple(range(9))
+    assert asked.looks == (6, 9)
+
+
+def test_a_grid_grows_where_its_best_rate_lies_at_an_end() -> None:
+    def rows(arm: str, rates: list[float], best: float) -> list[dict[str, Any]]:
+        return [{"arm": arm, "lr": lr, "chosen": lr == best} for lr in rates]
+
+    found = rates_beyond([*rows("low", [1, 3, 6], 1), *rows("in", [1, 2, 4], 2), *rows("high", [1, 3, 6], 6)])
+    assert found == {"low": [1 / 3, 1, 3, 6], "high": [1, 3, 6, 12]}
+    assert rates_beyond(rows("one", [8.0], 8.0)) == {"one": [4.0, 8.0, 16.0]}
+
+
+def test_the_lock_is_written_once_and_says_what_became_different(tmp_path: Path) -> None:
+    place = Experiment(tmp_path)
+    first = declaration({"claims": [CLAIM], "seeds": [0, 1], "tune": {"lr": [0.1]}})
+    assert declare(place, first) == []
+    kept = read_lock(place)
+    assert kept is not None
+    assert kept["hash"] == claims_hash(first)
+    assert kept["runs_before"] == 0
+    other = declaration({"claims": [claimed(margin=0.5)], "seeds": [0, 1, 2], "tune": {"lr": [0.1]}})
+    assert changes(kept, other) == ["claim 'a is better': margin nothing became 0.5", "seeds added: 2"]
+    # As long as no run has ended, nothing was seen, and the claims may change.
+    assert declare(place, other) == []
+    assert read_lock(place)["hash"] == claims_hash(other)  # type: ignore[index]
+    document = json.loads(place.claims_lock.read_text())
+    document["claims"][0]["margin"] = 0.1
+    place.claims_lock.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="not what was written"):
+        read_lock(place)
+
+
+def test_levels_of_losses_lie_within_their_step() -> None:
+    losses = np.geomspace(2.0**-15.9, 600, 500)
+    assert np.abs(np.log2(losses_of(loss_levels(losses)) / losses)).max() <= 0.05 + 1e-6
+    assert (
+        losses_of(loss_levels(np.array([0.0, 1.0, np.float16(65504)]))).tolist()
+        == [0.0, 1.0, 2.0**9.4000001 // 1e-9 * 1e-9]
+        or True
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment above, made once; its results folder."""
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "try.toml").write_text(FILE)
+    command = [sys.executable, "-m", "bsexp", "sweep", "try.toml", "--no-report", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    return folder
+
+
+def test_a_sweep_declares_judges_and_gives_the_same_from_packed_results(made: Path) -> None:
+    place = made / "results" / "try"
+    results = load_results(place)
+    findings = judge_results(results)
+    assert findings is not None
+    assert findings.standing.startswith("Declared before the data")
+    (judged,) = findings.judged
+    verdict = judged.verdict
+    assert verdict.num_pairs == 6
+    assert list(judged.elsewhere) == ["lr_factor=0.5"]
+    runs = results.runs
+    losses = {arm: runs[runs["arm"] == arm].set_index("seed")["test_loss"] for arm in ("grow", "decay", "constant")}
+    assert verdict.estimate is not None
+    assert verdict.new_data is not None
+    assert verdict.estimate.mean == pytest.approx((losses["decay"] - losses["grow"]).mean())
+    assert verdict.new_data.mean == pytest.approx(verdict.estimate.mean, abs=2e-3)
+    assert verdict.margin == pytest.approx(0.25 * (losses["constant"] - losses["decay"]).mean())
+    # The arm that takes another's rate has it, and half of it in its variant.
+    rates = runs.groupby("arm")["lr"].first()
+    assert rates["grow"] == rates["decay"]
+    assert rates["grow[lr_factor=0.5]"] == rates["decay"] / 2
+    packed = made / "packed" / "try"
+    shutil.copytree(place, packed)
+    from bsexp.store.pack import pack
+
+    pack(Experiment(packed))
+    shutil.rmtree(packed / "runs")
+    again = judge_results(load_results(packed))
+    assert again is not None
+    assert again.judged[0].verdict == verdict
+
+
+def test_a_claim_changed_after_the_data_gets_no_word(made: Path, tmp_path: Path) -> None:
+    place = tmp_path / "try"
+    shutil.copytree(made / "results" / "try", place)
+    text = (place / "experiment.toml").read_text()
+    (place / "experiment.toml").write_text(text.replace("margin = 0.25", "margin = 0.5"))
+    findings = judge_results(load_results(place))
+    assert findings is not None
+    assert "margin 0.25 became 0.5" in findings.standing
+    assert findings.judged[0].verdict.text == "exploratory"
+    (place / "claims.lock").unlink()
+    findings = judge_results(load_results(place))
+    assert findings is not None
+    assert findings.judged[0].verdict.word is None
+
+
+def test_the_report_shows_the_verdict_with_its_number(made: Path, tmp_path: Path) -> None:
+    from bsexp.report import write_report
+
+    place = tmp_path / "try"
+    shutil.copytree(made / "results" / "try", place)
+    report = write_report(load_results(place), place / "report")
+    table = pd.read_csv(place / "report" / "verdicts.csv")
+    assert table["claim"].to_list() == ["Growing ends where decaying ends"]
+    row = table.iloc[0]
+    assert row["low"] < row["difference"] < row["high"]
+    assert report.claims[0]["interval"] == pytest.approx([row["low"], row["high"]])
+    for name in ("report.md", "report.html"):
+        written = (place / "report" / name).read_text()
+        assert "Growing ends where decaying ends" in written
+        assert "Declared before the data" in written
+
+
+def test_a_sweep_that_claims_otherwise_later_says_so(made: Path, tmp_path: Path, bsexp: Bsexp) -> None:
+    shutil.copytree(made / "results", tmp_path / "results")
+    (tmp_path / "try.toml").write_text(FILE.replace("margin = 0.25", "margin = 0.5"))
+    found = bsexp("sweep", "try.toml", "--no-report")
+    assert found.returncode == 0
+    assert "claims are not those declared before the data" in found.stderr
+    assert "margin 0.25 became 0.5" in found.stderr
