@@ -1,16 +1,22 @@
 """Times in a report: hand-worked seconds, where batch sizes come from, what is told instead where they aren't known."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bsexp.analysis.hardware import HardwareTable
 from bsexp.config import RunConfig
-from bsexp.errors import UsageError
+from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
 from bsexp.report import write_report
@@ -19,7 +25,9 @@ from bsexp.report.timing import Hardware, run_updates
 from bsexp.schedules import simulate
 from bsexp.store.hardware import write_hardware
 from bsexp.store.tables import Results
-from tests.conftest import Bsexp
+from bsexp.sweep import measuring
+from bsexp.sweep.measuring import Surroundings
+from tests.conftest import ROOT, Bsexp
 from tests.made_results import results
 from tests.test_report import row
 
@@ -41,9 +49,9 @@ def test_the_table_has_the_hand_worked_seconds_and_ratios(tmp_path: Path) -> Non
     text = (tmp_path / "report.md").read_text("utf-8")
     title = "## Time, modelled on a processor, 1 thread"
     # 40 * 2 = 80 seconds, 10 * 5 = 50, 20 * 2 + 5 * 5 = 65.
-    for arm, updates, time, ratio in (("small", "40", "80", "1.000"), ("large", "10", "50", "0.625")):
+    for arm, updates, seconds, ratio in (("small", "40", "80", "1.000"), ("large", "10", "50", "0.625")):
         found = row(text, title, arm)
-        assert (found["Updates"], found["Time (s)"], found["Time relative to small"]) == (updates, time, ratio)
+        assert (found["Updates"], found["Time (s)"], found["Time relative to small"]) == (updates, seconds, ratio)
     grow = row(text, title, "grow")
     assert (grow["Time (s)"], grow["Time relative to small"]) == ("65", "0.812")
     assert grow["Updates relative to small"] == "0.625"
@@ -197,10 +205,10 @@ def test_measure_writes_a_table_that_report_and_plan_read(bsexp: Bsexp, tmp_path
     assert str(tmp_path) not in json.dumps(about)
     assert sorted(path.name for path in (tmp_path / "results/mine").iterdir()) == ["hardware.csv", "hardware.json"]
     planned = bsexp("plan", "fixed-small", "--hardware", document["file"], "--json", "--rows", "2", "--epochs", "2")
-    (time,) = json.loads(planned.stdout)["times"]
+    (planned_time,) = json.loads(planned.stdout)["times"]
     # 2,586 samples in batches of 16, the last two of 13: 160 updates of 16, 2 of 13.
     seconds = [line["seconds_per_update"] for line in rows]
-    assert time["seconds"] == pytest.approx(160 * seconds[1] + 2 * (seconds[0] * 3 / 15 + seconds[1] * 12 / 15))
+    assert planned_time["seconds"] == pytest.approx(160 * seconds[1] + 2 * (seconds[0] * 3 / 15 + seconds[1] * 12 / 15))
     words = bsexp("plan", "fixed-small", "--hardware", document["file"], "--workers", "4").stdout
     assert "with 4 ideal workers" in words
 
@@ -266,3 +274,69 @@ def test_a_damaged_table_is_an_error_of_the_results(bsexp: Bsexp, tmp_path: Path
     result = bsexp("plan", "fixed-small", "--hardware", "t.csv")
     assert result.returncode == 5
     assert "t.csv:3: batch_size is 0" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals as on Linux")
+def test_ctrl_c_while_measuring_leaves_nothing_and_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bsexp", "measure", "--batch-sizes", "1,2,4,8", "--threads", "1"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "samples/s" in line:  # One size is done, the next one is being measured.
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not (tmp_path / "results").exists()
+    process.stderr.close()
+    deadline = time.monotonic() + 20
+    while lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not lives(process.pid)
+
+
+def lives(group: int) -> bool:
+    """Whether a process of a process group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_size_that_memory_does_not_hold_ends_the_table_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(config: RunConfig, surroundings: Surroundings, repeats: int) -> Any:
+        if config.batch_size > 4:
+            raise MemoryExhausted("out of memory", f"a batch of {config.batch_size}")
+        timing = SimpleNamespace(
+            device="cpu", micro_batch_size=config.batch_size, seconds=(0.2, 0.1, 0.3), peak_memory_bytes=100
+        )
+        return timing, {"threads": 1}
+
+    monkeypatch.setattr(measuring, "_in_a_process", pretend)
+    configs = measuring.sizes_to_measure({"dataset": "digits", "model": "mlp"}, [2, 4, 8, 16])
+    told: list[str] = []
+    surroundings = Surroundings("cpu", 1, False, True)
+    rows, settled = measuring.measure_sizes(configs, surroundings, 9, told.append)
+    assert [row.batch_size for row in rows] == [2, 4]
+    assert (rows[1].seconds_per_update, rows[1].samples_per_second) == (0.2, 20.0)
+    # Nine values, quartiles .1 and .3: 1.2533 / 1.349 * .2 / 3.
+    assert rows[1].spread == pytest.approx(0.061937, rel=1e-4)
+    assert settled == {"threads": 1}
+    assert sum("batch 8 and above are left out: out of memory" in text for text in told) == 1
+    with pytest.raises(MemoryExhausted):
+        measuring.measure_sizes(configs[2:], surroundings, 3, told.append)
+
+
+def test_without_sizes_the_powers_of_two_that_can_be_trained_are_measured() -> None:
+    digits = measuring.sizes_to_measure({"dataset": "digits", "model": "mlp"}, None)
+    # 1,293 samples are trained on, and a batch is at most half of them.
+    assert [config.batch_size for config in digits] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    batch = measuring.sizes_to_measure({"dataset": "digits", "model": "cnn", "norm": "batch", "ghost_batch": 0}, None)
+    assert batch[0].batch_size == 2
