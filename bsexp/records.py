@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 SCHEMA_VERSION = 1
+# A machine's load before something is measured on it, above which somebody else has a good part of a core.
+QUIET_LOAD = 0.3
 
 TIME_COLUMNS = ("train_seconds", "eval_seconds", "wall_seconds", "peak_memory_bytes")
 STATUSES = ("finished", "collapsed", "diverged", "failed", "oom")

@@ -123,6 +123,13 @@ def test_a_table_of_another_network_is_told(tmp_path: Path) -> None:
     assert "Times rest on a table measured with resnet20 on digits, not mlp on digits." in report.notes
 
 
+def test_a_table_measured_on_a_busy_machine_is_told(tmp_path: Path) -> None:
+    report = write_report(made(), tmp_path, replace(HARDWARE, about={**ABOUT, "load": 3.61}))
+    assert any("while the machine had other work to do (load 3.6)" in note for note in report.notes)
+    quiet = write_report(made(), tmp_path, replace(HARDWARE, about={**ABOUT, "load": 0.1}))
+    assert not any("other work" in note for note in quiet.notes)
+
+
 def test_a_size_that_was_not_measured_is_refused_where_the_table_was_asked_for_and_told_elsewhere(
     tmp_path: Path,
 ) -> None:

@@ -14,7 +14,7 @@ from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.config import RunConfig
 from bsexp.console import Talk
 from bsexp.options import OPTIONS, RUN_FIELDS
-from bsexp.records import SCHEMA_VERSION, HardwareRow
+from bsexp.records import QUIET_LOAD, SCHEMA_VERSION, HardwareRow
 from bsexp.store.files import check_results
 from bsexp.store.hardware import write_hardware
 from bsexp.store.paths import Experiment
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from bsexp.analysis.hardware import HardwareTable
 
 COLUMNS = ("batch size", "micro-batch", "ms per update", "± ms", "samples/s", "peak memory, MB")
-# Above it somebody else has a good part of a core.
-QUIET = 0.3
 
 
 def main(given: dict[str, Any]) -> int:
@@ -77,7 +75,7 @@ def _load(talk: Talk) -> float | None:
     if not hasattr(os, "getloadavg"):
         return None
     load = round(os.getloadavg()[0], 2)
-    if load > QUIET:
+    if load > QUIET_LOAD:
         talk.warn(
             f"this machine has other work to do (load {load:.1f}): times may be too long; measure when it is quiet"
         )

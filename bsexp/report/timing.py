@@ -23,6 +23,7 @@ from bsexp.analysis.hardware import (
     time_ratio,
 )
 from bsexp.errors import BsexpError, UsageError
+from bsexp.records import QUIET_LOAD
 from bsexp.report import numbers
 from bsexp.report.groups import Group
 from bsexp.report.tables import Cell, Table
@@ -83,7 +84,7 @@ def group_time(results: "Results", group: Group, hardware: Hardware) -> GroupTim
 
     Raises UsageError, with the arm, where a table that was asked for lacks a batch size.
     """
-    notes = _other_model(group, hardware)
+    notes = [*_other_model(group, hardware), *_busy(hardware)]
     known: dict[str, Updates] = {}
     for label in group.labels:
         if not (group.finished["label"] == label).any():
@@ -117,6 +118,17 @@ def _other_model(group: Group, hardware: Hardware) -> list[str]:
         return []
     model, dataset = measured
     return [f"Times rest on a table measured with {model} on {dataset}, not {group.model} on {group.dataset}."]
+
+
+def _busy(hardware: Hardware) -> list[str]:
+    """A note where the machine had other work to do when the table was measured."""
+    load = hardware.about.get("load")
+    if not isinstance(load, int | float) or load <= QUIET_LOAD:
+        return []
+    return [
+        f"Times rest on a table measured while the machine had other work to do (load {load:.1f}): "
+        "its seconds may be too long, more so at some batch sizes than at others."
+    ]
 
 
 # -- the batch sizes of a run's updates
