@@ -3,6 +3,7 @@
 The one rule: `write_report` is a pure function of the results; the same results give the same bytes, anywhere, anytime.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ class Report:
         from bsexp.report.frames import records
 
         tables = {"arms": records(self.arms), "differences": records(self.differences)}
-        return {**tables, "verdicts": records(self.verdicts), "claims": self.claims, "notes": list(self.notes)}
+        # A ratio may be infinite, which JSON can't say.
+        verdicts = self.verdicts.replace([math.inf, -math.inf], None)
+        return {**tables, "verdicts": records(verdicts), "claims": self.claims, "notes": list(self.notes)}
 
     def terminal_table(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Column names and rows for a terminal: an arm a row, means with the half-width of their 95 % t-interval."""
