@@ -212,7 +212,7 @@ class Training:
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
-        reseed = self._reseed if draws else _nothing
+        reseed = self._reseed if draws else lambda: None
         self._updater = Updater(self._model, config, self._batches, self.device, reseed)
 
     def _rehearse(self, sizes: list[int]) -> None:
@@ -257,7 +257,3 @@ class Training:
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds = state["train_seconds"]
         self._own.restore(state)
-
-
-def _nothing() -> None:
-    """Where nothing is drawn, nothing needs seeding."""
