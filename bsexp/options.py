@@ -138,7 +138,7 @@ _STUDY = (
         "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"
     ),
     Option("micro_batch", "integer", None, "samples run at once", low=1, word="auto", default_text="auto"),
-    _choice("precision", ("fp32", "bf16", "fp64"), "fp32", "arithmetic"),
+    _choice("precision", ("fp32", "bf16", "fp16", "fp64"), "fp32", "arithmetic"),
     Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
 )
 

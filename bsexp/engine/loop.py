@@ -235,6 +235,7 @@ class Training:
             "config_hash": ledger.config.hash,
             "model": copied(self._model.state_dict()),
             "optimizer": copied(self._updater.optimizer.state_dict()),
+            "scaler": self._updater.scaler.state_dict() if self._updater.scaler else None,
             "step": self.step,
             "samples": self.samples,
             "closing": self._closing,
@@ -247,6 +248,8 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._updater.optimizer.load_state_dict(state["optimizer"])
+        if self._updater.scaler:
+            self._updater.scaler.load_state_dict(state["scaler"])
         self.step, self.samples, self._closing = state["step"], state["samples"], state["closing"]
         self._stream.seek(self.samples)
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]

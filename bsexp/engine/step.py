@@ -19,6 +19,9 @@ from bsexp.errors import MemoryExhausted
 from bsexp.planning import micro_batch_sizes, smaller_part
 from bsexp.schedules import Hyper
 
+# What the forward pass is cast to, weights staying float32.
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """SGD or AdamW, fused, with weight decay on tensors of two or more dimensions only."""
@@ -40,6 +43,10 @@ class Updater:
     `reseed` is called before the gradients of an update are computed, and again where they are computed once more:
     dropout masks must be those of the position. `largest` is the largest part that has gone through so far, `limit`
     the one that memory allows, None as long as it never ran out; both in samples.
+
+    fp16 loses gradients below 6e-8, so the loss is multiplied beforehand: `scaler` finds the factor by trying. Where a
+    gradient overflows, the update is left out and the factor halved; such an update counts like any other (samples,
+    log, shrink, averaged weights), and only a loss that isn't finite is divergence.
     """
 
     def __init__(
@@ -53,6 +60,9 @@ class Updater:
         self.model, self.config, self.batches, self.device, self.reseed = model, config, batches, device, reseed
         self.optimizer = build_optimizer(model, config)
         self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+        if self.scaler and config.optimizer == "sgd":
+            self._begin_momentum()
         self.shrink = 0.0
         self.largest = 0
         self.limit: int | None = None
@@ -69,9 +79,25 @@ class Updater:
             self.limit = smaller_part(max(sizes), self.config)
             sizes = micro_batch_sizes(len(picks.index), self.config, self.limit)
         if self.config.clip_norm:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        self._step()
         return loss, sizes
+
+    def _step(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+            return
+        # Fused optimizers take the scale and the verdict as tensors: whether the update is left out is settled there.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _begin_momentum(self) -> None:
+        # torch's fused SGD takes its first gradient for the momentum; were that update left out for gradients that
+        # overflowed, it would go on from memory that nobody has written. From zero it comes to the same.
+        for weight in self._weights:
+            self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
     def _tried(self, picks: Picks, sizes: list[int]) -> Tensor | None:
         """The loss, with the gradients in place; None where memory ran out: then nothing has changed."""
@@ -117,14 +143,14 @@ class Updater:
                     label_smoothing=self.config.label_smoothing,
                 )
                 loss = loss if size == total else loss / total
-            loss.backward()
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
             losses.append(loss.detach())
             start += size
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if narrow := NARROW.get(self.config.precision):
+            return torch.autocast(self.device.type, dtype=narrow)
         # Autocast costs time even where it is switched off: 20 of the 2,500 microseconds of a batch of 8.
         return nullcontext()
 
