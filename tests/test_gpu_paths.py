@@ -14,9 +14,13 @@ from bsexp.data.augment import Batches
 from bsexp.data.sources import Images, load_images
 from bsexp.data.splits import prepare
 from bsexp.data.stream import SampleStream
+from bsexp.engine import compiling
 from bsexp.engine.step import Updater
+from bsexp.errors import SetupError
 from bsexp.models import build_model
-from bsexp.schedules import Hyper
+from bsexp.planning import frequent_parts
+from bsexp.records import EvalRow, StepRecord, StepRow
+from bsexp.schedules import Hyper, simulate
 from tests.test_engine import SMALL, timeless, training, updater, weights
 
 
@@ -110,3 +114,138 @@ def test_fp16_ends_where_fp32_does(digits: Images) -> None:
         assert run.outcome.status == "finished"
         losses.append(run.outcome.test_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+# -- compiled shapes
+
+
+def fixed_parts(batch_size: int) -> Any:
+    """A schedule of one's own: ten batch sizes, 100, 110, ..., 190, each for a tenth of the budget."""
+    return lambda now: Hyper(batch_size + 10 * int(10 * now.fraction), 0.1, 0.9)
+
+
+def test_the_sizes_compiled_for_are_those_most_samples_go_through() -> None:
+    config = RunConfig(
+        schedule="growing-batch",
+        epochs=10.0,
+        batch_size=32,
+        max_batch=100,
+        parameters={"shape": "step", "milestones": [0.5], "factor": 3},
+        norm="none",
+        micro_batch=64,
+    )
+    # 157 updates of 32 lead to 5,024 of 10,000 samples. Then 96, as 48 + 48: 50 updates to 9,824; the last two share
+    # 176, as 44 + 44 each, which is 1.76 % of the samples and not worth it.
+    assert frequent_parts(config, 1000) == (32, 48)
+
+
+def test_a_batch_that_grows_little_by_little_is_not_compiled_for() -> None:
+    settings: dict[str, Any] = {"epochs": 50.0, "batch_size": 100, "max_batch": 1000}
+    config = RunConfig(schedule="growing-batch", parameters={"shape": "exponential"}, **settings)
+    course = list(simulate(config.build_schedule(), total_samples=500_000, num_train=10_000))
+    assert len({update.batch_size for update in course}) > 300
+    # Spread over 900 sizes, the samples of none come near a fiftieth, those at the cap apart.
+    assert set(frequent_parts(config, 10_000)) <= {1000}
+
+
+def test_no_more_than_eight_sizes_are_compiled_for() -> None:
+    config = RunConfig(schedule="tests.test_gpu_paths:fixed_parts", epochs=10.0, batch_size=100, norm="none")
+    chosen = frequent_parts(config, 10_000)
+    assert len(chosen) == 8
+    assert set(chosen) < set(range(100, 200, 10))
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replaces the compiler by one that runs what it is given as it is; the batch sizes it was called for."""
+    seen: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        seen.append(next(len(one) for one in inputs if one.ndim == 4))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "BACKEND", count)
+    return seen
+
+
+def test_a_growing_run_compiles_each_chosen_size_once_and_no_other(digits: Images, compilations: list[int]) -> None:
+    growing: dict[str, Any] = {"shape": "step", "milestones": [0.3, 0.6], "factor": 2}
+    options: dict[str, Any] = {"epochs": 4.0, "batch_size": 10, "max_batch": 40, "norm": "none", "dropout": 0.2}
+    plain = training(digits, parameters=growing, **options)
+    run = training(digits, parameters=growing, compile=True, **options)
+    # 1,600 samples: 48 updates of 10 to 480, 24 of 20 to 960, 15 of 40 to 1,560, 40 remain.
+    assert run.compiled_sizes == (10, 20, 40)
+    expected = [timeless(record) for record in plain]
+    before = torch.get_rng_state()
+    assert isinstance(next(run), EvalRow)
+    next(run)
+    assert compilations == [10]
+    begun = run.state()
+    rest = [timeless(record) for record in run]
+    assert compilations == [10, 20, 40]
+    # This compiler changes nothing, so neither may anything around it: rehearsals leave no trace.
+    assert rest == expected[2:]
+    assert all(torch.equal(one, two) for one, two in zip(weights(plain), weights(run), strict=True))
+    assert set(run.model.state_dict()) == set(plain.model.state_dict()) == set(begun["model"])
+    again = training(digits, begun, parameters=growing, compile=True, **options)
+    assert [timeless(record) for record in again] == rest
+    assert not torch.equal(before, torch.get_rng_state())  # dropout's masks were drawn
+
+
+def test_sizes_that_are_not_chosen_compile_nothing(digits: Images, compilations: list[int]) -> None:
+    ramp = {"shape": "exponential"}
+    options: dict[str, Any] = {"epochs": 3.0, "batch_size": 4, "max_batch": 200, "norm": "none", "parameters": ramp}
+    run = training(digits, compile=True, **options)
+    sizes = {record.batch_size for record in run if isinstance(record, StepRecord)}
+    assert len(sizes) > 20
+    assert set(compilations) == set(run.compiled_sizes) & sizes
+    assert len(compilations) == len(run.compiled_sizes) <= 8
+
+
+def test_rehearsing_leaves_batch_statistics_weights_and_random_numbers_alone(
+    digits: Images, compilations: list[int]
+) -> None:
+    run = training(digits, norm="batch", ghost_batch=0, schedule="fixed-small", batch_size=20, compile=True)
+    before, numbers = weights(run), torch.get_rng_state()
+    run._rehearse([20])
+    assert compilations == [20]
+    assert all(torch.equal(one, two) for one, two in zip(before, weights(run), strict=True))
+    assert torch.equal(numbers, torch.get_rng_state())
+    assert run._stream.position == 0
+    assert run._train_clock.seconds == 0
+
+
+def test_a_weight_without_gradients_gets_none_from_compiling(digits: Images, compilations: list[int]) -> None:
+    run = training(digits, schedule="fixed-small", batch_size=20, compile=True)
+    run.model.unused = torch.nn.Parameter(torch.ones(3, 3))
+    run._updater = Updater(
+        run.model, run.config, run._batches, run.device, compiled=compiling.CompiledModel(run.model, [20], run.device)
+    )
+    list(run)
+    # Weight decay would have made it smaller.
+    assert torch.equal(run.model.unused.detach(), torch.ones(3, 3))
+
+
+def test_without_a_compiler_the_cure_is_told(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(graph: Any, inputs: Any) -> Any:
+        raise FileNotFoundError("no C++ compiler\nmore lines")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "BACKEND", absent)
+    run = training(digits, schedule="fixed-small", compile=True)
+    with pytest.raises(SetupError, match=r"^--compile: torch can't compile here \(.*\); leave --compile out$") as told:
+        list(run)
+    assert "\n" not in str(told.value)
+    assert told.value.exit_code == 6
+
+
+def test_torchs_own_compiler_gives_the_same_losses_to_rounding(digits: Images) -> None:
+    torch._dynamo.reset()
+    options: dict[str, Any] = {"schedule": "fixed-small", "batch_size": 40, "norm": "none", "label_noise": 0.0}
+    plain, run = training(digits, **options), training(digits, compile=True, **options)
+    one, two = ([float(row.train_loss) for row in each if isinstance(row, StepRow)] for each in (plain, run))
+    assert two == pytest.approx(one, rel=1e-4)
+    assert run.outcome is not None
+    # Compiling takes seconds, ten updates of this network a hundredth of one: it isn't on the clock.
+    assert run.outcome.train_seconds < 1.0
