@@ -4,6 +4,8 @@ The one rule: a test that needs a GPU is skipped with that reason; everything el
 """
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +18,14 @@ from bsexp.data.splits import prepare
 from bsexp.data.stream import SampleStream
 from bsexp.engine import compiling
 from bsexp.engine.step import Updater
-from bsexp.errors import SetupError
+from bsexp.errors import SetupError, StoreError
 from bsexp.models import build_model
 from bsexp.planning import frequent_parts
 from bsexp.records import EvalRow, StepRecord, StepRow
 from bsexp.schedules import Hyper, simulate
+from bsexp.store.checkpoints import Checkpoint
+from bsexp.sweep.changes import check_unchanged, settle
+from bsexp.sweep.tasks import Execution
 from tests.test_engine import SMALL, timeless, training, updater, weights
 
 
@@ -247,3 +252,16 @@ def test_torchs_own_compiler_gives_the_same_losses_to_rounding(digits: Images) -
     assert run.outcome is not None
     # Compiling takes seconds, ten updates of this network a hundredth of one: it isn't on the clock.
     assert run.outcome.train_seconds < 1.0
+
+
+def test_a_run_goes_on_compiled_or_not_as_it_began_unless_told(tmp_path: Path) -> None:
+    config = RunConfig(schedule="fixed-small")
+    made_by = settle(config, Execution("cpu", False, {}, compile=True), None)[1]
+    found = Checkpoint(tmp_path, {"made_by": made_by.recorded(), "config_hash": config.hash, "samples": 5}, b"", {})
+    left_out = Execution("cpu", False, {})
+    assert settle(config, left_out, found)[1].compile
+    now = settle(config, replace(left_out, asked=frozenset({"compile"})), found)[1]
+    assert not now.compile
+    with pytest.raises(StoreError, match="made with compile True, now False; --allow-changed"):
+        check_unchanged(config, now, found, allowed=False)
+    assert check_unchanged(config, now, found, allowed=True) == [{"samples": 5, "compile": [True, False]}]
