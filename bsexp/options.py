@@ -167,7 +167,7 @@ _STUDY = (
     Option(
         "micro_batch", "integer", None, "samples run at once", low=1, word="auto", commands=COSTING, default_text="auto"
     ),
-    _choice("precision", ("fp32", "bf16", "fp64"), "fp32", "arithmetic", commands=COSTING),
+    _choice("precision", ("fp32", "bf16", "fp16", "fp64"), "fp32", "arithmetic", commands=COSTING),
     Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
 )
 
@@ -193,6 +193,14 @@ _EXECUTION = (
         default_text="run, measure: all; else 1",
     ),
     Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, "measure")),
+    Option(
+        "compile",
+        "flag",
+        False,
+        "compile the network for its most frequent batch sizes; numbers differ in rounding",
+        in_id=False,
+        commands=MAKING,
+    ),
     Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=(*MAKING, "measure")),
     Option(
         "checkpoint_seconds",
@@ -207,7 +215,7 @@ _EXECUTION = (
         "allow_changed",
         "flag",
         False,
-        "go on with another device, code, torch or number of threads",
+        "go on with another device, code, torch or number of threads, or compiled or not",
         in_id=False,
         commands=MAKING,
         no_form=None,
@@ -304,7 +312,7 @@ _EXECUTION = (
         "train once what several runs begin with",
         in_id=False,
         commands=("sweep", "worker", "plan"),
-        default_text="where it is exact: on a CPU, or with --deterministic",
+        default_text="where it is exact: on a CPU, or with --deterministic, without --compile",
     ),
     _count("max_runs", 500, "larger sweeps need --yes", in_id=False, commands=("sweep", "plan")),
     Option("yes", "flag", False, "go on without asking", in_id=False, commands=("sweep",), no_form=None, short="-y"),

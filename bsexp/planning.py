@@ -15,6 +15,9 @@ from bsexp.schedules.planned import Planned
 
 # Planning one update takes 3 microseconds, making one at least 200: hours to plan would be weeks to train.
 MOST_UPDATES = 100_000_000
+# Compiling for a size takes as long as hundreds of updates, ten seconds and more: for few sizes, and for none that is
+# hardly used.
+MOST_COMPILED, LEAST_COMPILED = 8, 0.02
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = N
     parts = -(-units // (limit // unit))
     edges = [min(batch_size, unit * (units * k // parts)) for k in range(parts + 1)]
     return [end - start for start, end in pairwise(edges)]
+
+
+def frequent_parts(config: RunConfig, num_train: int) -> tuple[int, ...]:
+    """The sizes worth compiling for, ascending: the MOST_COMPILED micro-batch sizes that most samples go through.
+
+    One that fewer than LEAST_COMPILED of the samples go through isn't among them: remainders, and each of the many
+    sizes of a batch that grows little by little. What isn't among them is to be run as it is.
+    """
+    total = config.total_samples(num_train)
+    through: dict[int, int] = {}
+    for update in simulate(config.build_schedule(), total_samples=total, num_train=num_train):
+        for size in micro_batch_sizes(update.batch_size, config):
+            through[size] = through.get(size, 0) + size
+    worth = [size for size, samples in through.items() if samples >= LEAST_COMPILED * total]
+    return tuple(sorted(sorted(worth, key=lambda size: (-through[size], size))[:MOST_COMPILED]))
 
 
 def smaller_part(size: int, config: RunConfig) -> int:

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bsexp.analysis.claims import Record
 from bsexp.analysis.declared import Design, read_claims
+from bsexp.analysis.outcomes import BUDGET, END, _add_ladders, _crossings
 from bsexp.analysis.verdicts import judge_results
 from bsexp.errors import StoreError, UsageError
 from bsexp.store.lock import changes, claims_hash, declaration, declare, read_lock
@@ -146,8 +148,8 @@ def test_a_grid_grows_where_its_best_rate_lies_at_an_end() -> None:
         return [{"arm": arm, "lr": lr, "chosen": lr == best} for lr in rates]
 
     found = rates_beyond([*rows("low", [1, 3, 6], 1), *rows("in", [1, 2, 4], 2), *rows("high", [1, 3, 6], 6)])
-    assert found == {"low": [1 / 3, 1, 3, 6], "high": [1, 3, 6, 12]}
-    assert rates_beyond(rows("one", [8.0], 8.0)) == {"one": [4.0, 8.0, 16.0]}
+    assert found == {"low": [1 / 3], "high": [12]}
+    assert rates_beyond(rows("one", [8.0], 8.0)) == {"one": [4.0, 16.0]}
 
 
 def test_the_lock_is_written_once_and_says_what_became_different(tmp_path: Path) -> None:
@@ -263,3 +265,78 @@ def test_a_sweep_that_claims_otherwise_later_says_so(made: Path, tmp_path: Path,
     assert found.returncode == 0
     assert "claims are not those declared before the data" in found.stderr
     assert "margin 0.25 became 0.5" in found.stderr
+
+
+def evals(*rows: tuple[int, float]) -> pd.DataFrame:
+    """Evaluations (samples, val_accuracy), of batches of 10 at 100 samples a second."""
+    samples, accuracies = ([row[k] for row in rows] for k in (0, 1))
+    frame = pd.DataFrame({"samples": samples, "val_accuracy": accuracies})
+    return frame.assign(step=frame["samples"] // 10, train_seconds=frame["samples"] / 100)
+
+
+def test_a_target_is_reached_between_evaluations_and_never_before_training() -> None:
+    curve = evals((0, 0.1), (100, 0.5), (200, 0.7), (300, 0.9))
+    expected = {"samples_to_target": 150.0, "updates_to_target": 15.0, "seconds_to_target": 1.5}
+    assert _crossings(curve, "val_accuracy", 0.6) == pytest.approx(expected)
+    assert _crossings(evals((0, 0.9), (100, 0.9), (200, 0.9)), "val_accuracy", 0.6)["samples_to_target"] == 100.0
+
+
+def test_an_arm_that_failed_at_its_whole_budget_stays_failed_whatever_its_rungs_did() -> None:
+    rung = {BUDGET: 1.0, END: 0.9}
+    found = {("a[budget=0.25]", 0): Record("finished", rung), ("a", 0): Record("diverged", {BUDGET: 4.0, END: None})}
+    found |= {("b[budget=0.25]", 0): Record("finished", rung | {END: 0.7})}
+    found |= {("b", 0): Record("finished", {BUDGET: 4.0, END: 0.9})}
+    _add_ladders(found, ("val_accuracy", 0.8))
+    assert found["a", 0].status == "diverged"
+    assert found["a", 0].values["budget_to_target"] == np.inf
+    assert found["b", 0].values["budget_to_target"] == pytest.approx(2.0)  # half-way in log2 from 1 to 4
+
+
+LOOKS = """
+[run]
+dataset = "digits"
+epochs = 1
+seeds = "auto:8,10"
+[arms.good]
+schedule = "fixed-small"
+lr = 0.05
+[arms.slow]
+schedule = "fixed-small"
+lr = 0.0001
+[[claims]]
+text = "A rate that learns is better"
+compare = ["good", "slow"]
+metric = "test_accuracy"
+expect = "better"
+"""
+
+
+def test_a_sweep_stops_at_the_first_look_at_which_every_claim_has_a_word(tmp_path: Path, bsexp: Bsexp) -> None:
+    (tmp_path / "looks.toml").write_text(LOOKS.replace("0.0001", "0.001"))
+    found = bsexp("sweep", "looks.toml", "--no-report", "--json")
+    assert json.loads(found.stdout)["finished"] == 16, found.stderr
+    findings = judge_results(load_results(tmp_path / "results" / "looks"))
+    assert findings is not None
+    assert findings.judged[0].verdict.look == 8
+    assert findings.judged[0].verdict.text == "supported (untuned)"
+
+
+def test_a_sweep_without_a_word_at_its_first_look_goes_on(tmp_path: Path, bsexp: Bsexp) -> None:
+    # The same arm under another name: all differences are 0.
+    (tmp_path / "looks.toml").write_text(LOOKS.replace("0.0001", "0.05"))
+    found = bsexp("sweep", "looks.toml", "--no-report", "--json")
+    assert json.loads(found.stdout)["finished"] == 20, found.stderr
+
+
+def test_tuning_goes_on_beyond_a_grid_until_the_best_rate_has_neighbours(tmp_path: Path, bsexp: Bsexp) -> None:
+    text = LOOKS[: LOOKS.index("[arms.slow]")].replace('"auto:8,10"', '"0"').replace("lr = 0.05\n", "")
+    (tmp_path / "grid.toml").write_text(text + '[tune]\nlr = [0.005, 0.01]\nseeds = "100,101"\n')
+    command = ("sweep", "grid.toml", "--no-report", "--extend-grid")
+    assert bsexp(*command).returncode == 0
+    rows = pd.read_csv(tmp_path / "results" / "grid" / "tune.csv")
+    (best,) = rows.index[rows["chosen"]]
+    assert 1 < best < len(rows) - 1
+    assert rows["val_loss"].idxmin() == best
+    assert rows["lr"].to_list() == [0.005 * 2**k for k in range(len(rows))]
+    assert set(rows["seeds"]) == {"100 101"}
+    assert "nothing to make" in bsexp(*command).stderr

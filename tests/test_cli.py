@@ -266,7 +266,7 @@ def test_lists_and_init_are_complete(bsexp: Bsexp, tmp_path: Path) -> None:
     assert [item["name"] for item in items] == list(SCHEDULES)
     (tmp_path / "init.toml").write_text(bsexp("init").stdout)
     document = json.loads(bsexp("plan", "init.toml", "--json").stdout)
-    assert (document["runs"], document["tuning_runs"]) == (18, 24)
+    assert (document["runs"], document["tuning_runs"]) == (18, 16)
 
 
 def test_the_readme_holds_the_table_of_options_and_every_schedule() -> None:

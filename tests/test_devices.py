@@ -4,7 +4,7 @@ import pytest
 
 from bsexp.errors import SetupError, UsageError
 from bsexp.sweep import devices
-from bsexp.sweep.devices import is_exact, worker_devices
+from bsexp.sweep.devices import is_exact, shares_exactly, worker_devices
 
 
 @pytest.fixture
@@ -47,3 +47,11 @@ def test_only_a_cpu_is_exact_without_being_told(machine: pytest.MonkeyPatch) -> 
     assert is_exact("auto")
     machine.setattr(devices.sys, "platform", "darwin")
     assert not is_exact("auto")
+
+
+def test_beginnings_are_shared_where_every_run_would_have_made_the_same_bytes(machine: pytest.MonkeyPatch) -> None:
+    assert shares_exactly(["cpu", "cpu"], deterministic=False, compiled=False)
+    assert not shares_exactly(["cpu", "cuda:0"], deterministic=False, compiled=False)
+    assert shares_exactly(["cuda:0"], deterministic=True, compiled=False)
+    # Arms are compiled for other sizes, and round otherwise, whatever the kernels.
+    assert not shares_exactly(["cpu"], deterministic=True, compiled=True)

@@ -34,9 +34,9 @@ def digits() -> Images:
     return load_images("digits")
 
 
-def training(digits: Images, state: dict[str, Any] | None = None, **options: Any) -> Training:
+def training(digits: Images, state: dict[str, Any] | None = None, *, compile: bool = False, **options: Any) -> Training:
     config = RunConfig(**{**SMALL, **options})
-    return Training(config, state, data=prepare(config, digits), device="cpu")
+    return Training(config, state, data=prepare(config, digits), device="cpu", compile=compile)
 
 
 def timeless(record: Any) -> Any:

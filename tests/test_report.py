@@ -79,6 +79,7 @@ def test_the_json_has_plain_types_and_null_for_what_is_missing(tmp_path: Path) -
     report = write_report(results(accuracies={"small": (0.8,), "grow": (0.9,)}), tmp_path)
     document = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert set(document) == {"arms", "differences", "verdicts", "claims", "notes"}
+    assert document["verdicts"] == document["claims"] == []
     assert document["arms"][0]["memorised"] is None
     assert document["differences"][0]["low"] is None
     assert document["differences"][0]["num_pairs"] == 1

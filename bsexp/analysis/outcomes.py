@@ -13,13 +13,13 @@ from bsexp.analysis.claims import Record
 from bsexp.analysis.declared import LADDER, TO_TARGET, cells_of
 from bsexp.analysis.targets import budget_to_target, first_crossing
 from bsexp.store.predictions import read_examples
-from bsexp.store.reading import as_flag
 
 if TYPE_CHECKING:
     import pandas
 
     from bsexp.store.tables import Results
 
+BUDGET, END = "budget", "end"  # Of a rung: its epochs, and the target's outcome at its end.
 Found = dict[tuple[str, int], Record]
 
 
@@ -28,7 +28,7 @@ def chosen_rates(results: "Results") -> dict[str, float]:
     if results.tuning is None:
         return {}
     rows = results.tuning
-    chosen = {str(row["arm"]): float(row["lr"]) for row in rows.to_dict("records") if as_flag(row["chosen"])}
+    chosen = {str(row["arm"]): float(row["lr"]) for row in rows.to_dict("records") if row["chosen"]}
     rates = results.definition.get("rates", {})
     return chosen | {arm: chosen[r["of"]] * r["times"] for arm, r in rates.items() if r["of"] in chosen}
 
@@ -42,16 +42,19 @@ def outcomes_of(results: "Results", wanted: Iterable[str], chosen: Mapping[str, 
     examples = {outcome: read_examples(results.place, outcome) for outcome in wanted}
     target = next(iter(results.definition.get("target", {}).items()), None)
     curves = dict(list(results.evals.groupby("config_hash"))) if target else {}
+    known = results.definition.get("arms", {})
     found: Found = {}
     for row in results.runs.to_dict("records"):
-        arm = str(row["arm"]).partition(" (")[0]
+        # Runs of one arm that differ in more than their seed, as those at other rates do, have that behind its name.
+        arm = str(row["arm"]) if row["arm"] in known else str(row["arm"]).partition(" (")[0]
         if arm in chosen and not math.isclose(row["lr"], chosen[arm], rel_tol=1e-9):
             continue
         key = str(row["config_hash"])
         values = {name: _number(row.get(name)) for name in wanted if name not in TO_TARGET}
         if target and key in curves:
             values |= _crossings(curves[key], *target)
-            values["_budget"], values["_end"] = _number(row["samples"]), _number(row.get(target[0]))
+            # In epochs: a run that diverged has seen fewer samples than its rung has.
+            values[BUDGET], values[END] = _number(row["epochs"]), _number(row.get(target[0]))
         mine = {outcome: by_hash[key] for outcome, by_hash in examples.items() if key in by_hash}
         found[arm, int(row["seed"])] = Record(str(row["status"]), values, mine)
     if target:
@@ -64,8 +67,13 @@ def _number(value: Any) -> float | None:
 
 
 def _crossings(rows: "pandas.DataFrame", name: str, target: float) -> dict[str, float | None]:
-    """Samples, updates and seconds to the target within one run, interpolated in each."""
+    """Samples, updates and seconds to the target within one run, interpolated in each.
+
+    Weights that reach it untrained did not get there by training: the evaluation at 0 then doesn't count.
+    """
     rising = "accuracy" in name
+    first = rows[name].iloc[0]
+    rows = rows.iloc[1:] if (first >= target if rising else first <= target) else rows
     values = rows[name].to_list()
     found: dict[str, float | None] = {}
     for clock, column in (("samples", "samples"), ("updates", "step"), ("seconds", "train_seconds")):
@@ -73,12 +81,15 @@ def _crossings(rows: "pandas.DataFrame", name: str, target: float) -> dict[str, 
         # Clocks that stand still between two rows can't be interpolated: the earlier row says nothing more.
         kept = [k for k in range(len(places)) if not k or places[k] > places[k - 1]]
         crossing = first_crossing([places[k] for k in kept], [values[k] for k in kept], target, rising)
-        found[f"{clock}_to_target"] = max(crossing, 1e-9)
+        found[f"{clock}_to_target"] = crossing
     return found
 
 
 def _add_ladders(found: Found, target: tuple[str, float]) -> None:
-    """budget_to_target for the arms that have rungs, from each seed's ends at all budgets."""
+    """budget_to_target, in epochs, for the arms that have rungs, from each seed's ends at all budgets.
+
+    A run that failed at the whole budget stays one: its cost is infinite, whatever its smaller rungs did.
+    """
     name, value = target
     arms = dict.fromkeys(arm for arm, _ in found)
     for arm, seed in list(found):
@@ -89,14 +100,14 @@ def _add_ladders(found: Found, target: tuple[str, float]) -> None:
             continue
         records = [found[rung, seed] for rung in rungs if (rung, seed) in found]
         ladder = {
-            budget: record.values.get("_end") if record.status == "finished" else None
+            budget: record.values.get(END) if record.status == "finished" else None
             for record in records
-            if (budget := record.values.get("_budget"))
+            if (budget := record.values.get(BUDGET))
         }
         if len(ladder) == len(rungs):
             cost = budget_to_target(ladder, value, "accuracy" in name)
             record = found[arm, seed]
-            found[arm, seed] = replace(record, status="finished", values={**record.values, "budget_to_target": cost})
+            found[arm, seed] = replace(record, values={**record.values, "budget_to_target": cost})
 
 
 def _rungs(arm: str, arms: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,11 @@ def judge_results(results: "Results") -> Findings | None:
     lock = read_lock(results.place)
     now = declaration(definition)
     kept = lock or now
-    arms = {arm: settings for arm, settings in definition["arms"].items() if arm not in definition.get("variants", {})}
+    arms = {
+        arm: settings
+        for arm, settings in definition.get("arms", {}).items()
+        if arm not in definition.get("variants", {})
+    }
     tune = definition.get("tune", {})
     looks, seeds = tuple(kept["looks"]), tuple(kept["seeds"])
     design = Design(arms, seeds, tuple(tune.get("seeds", ())), looks, bool(definition.get("target")))
@@ -117,12 +121,15 @@ def _elsewhere(claim: Claim, verdict: Verdict, definition: Mapping[str, Any], ou
     if claim.kind not in ("two-arms", "best-of-a-set"):
         return {}
     found = {}
+    seeds = claim.seeds[: verdict.look]
     for what, cells in variants.items():
         if not any(arm in cells for arm in verdict.arms):
             continue
         arms = tuple(cells.get(arm, arm) for arm in verdict.arms)
+        if any((arm, seed) not in outcomes for arm in arms for seed in seeds):
+            continue  # An unfinished variant says nothing yet, also not that the word is another one.
         control = cells.get(claim.control, claim.control) if claim.control else None
-        same = replace(claim, kind="two-arms", arms=arms, control=control, tuning_seeds=(), looks=())
+        same = replace(claim, kind="two-arms", arms=arms, control=control, seeds=seeds, tuning_seeds=(), looks=())
         found[what] = judge([same], outcomes, alpha=verdict.alpha, generator=np.random.default_rng(0))[0]
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 from bsexp.console import Meter, Talk, duration
 from bsexp.options import OPTIONS
 from bsexp.sweep.conduct import Means, Tally
-from bsexp.sweep.devices import check_device, describe_workers, is_exact, worker_devices
+from bsexp.sweep.devices import check_device, describe_workers, shares_exactly, worker_devices
 from bsexp.sweep.environment import describe_machine, python_arguments
 from bsexp.sweep.executors import Event
 from bsexp.sweep.loggers import check_tensorboard
@@ -29,11 +29,12 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
         environment={**describe_machine(), "arguments": python_arguments()},
         threads=options.get("threads", threads),
         deterministic=options.get("deterministic", False),
+        compile=options.get("compile", False),
         keep_memory=options.get("tune_allocator", True),
         checkpoint_seconds=options.get("checkpoint_seconds", OPTIONS["checkpoint_seconds"].default),
         allow_changed=options.get("allow_changed", False),
         tensorboard=options.get("tensorboard", False),
-        asked=frozenset(name for name in ("device", "threads") if options.get(name) not in (None, "auto")),
+        asked=frozenset(name for name in ("device", "threads", "compile") if options.get(name) not in (None, "auto")),
     )
 
 
@@ -47,8 +48,7 @@ def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"]
     execution.environment["jobs"] = len(devices)
     watch = Watch(talk, describe_workers(devices))
     with StopSignals() as stop:
-        # On other devices the same update may come out differently.
-        exact = execution.deterministic or all(map(is_exact, devices))
+        exact = shares_exactly(devices, execution.deterministic, execution.compile)
         means = Means(
             devices,
             execution,

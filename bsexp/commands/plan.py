@@ -13,7 +13,7 @@ from bsexp.planning import estimate_seconds
 from bsexp.schedules import noise_scale, simulate
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import finished
-from bsexp.sweep.devices import is_exact, worker_devices
+from bsexp.sweep.devices import shares_exactly, worker_devices
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 from bsexp.sweep.prefix import Fork, find_forks
@@ -119,8 +119,8 @@ def _experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     workers = max(1, len(devices))
     # Which rates tuned arms will get, and so what their reported runs have in common, isn't known before.
     settled = [run for run in runs if run.arm not in tuned and run.arm not in asked.rates]
-    device, exact = asked.execution.get("device", "auto"), asked.execution.get("deterministic", False)
-    sharing = asked.execution.get("share_prefix", exact or is_exact(device))
+    device, how = execution.get("device", "auto"), [execution.get(name, False) for name in ("deterministic", "compile")]
+    sharing = execution.get("share_prefix", shares_exactly([device], *how))
     forks = [fork for part in (trials, settled) for fork in _forks(part)] if sharing else []
     shared = sum(fork.samples for _, _, fork in forks)
     estimate, basis = _seconds(trials + runs, place, workers, {id(run): fork.samples for run, _, fork in forks})

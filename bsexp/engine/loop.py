@@ -17,12 +17,13 @@ from bsexp.data.augment import Batches
 from bsexp.data.splits import Part, TrainingData, generator, prepare
 from bsexp.data.stream import SampleStream
 from bsexp.engine.clock import Clock
+from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
 from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
-from bsexp.planning import micro_batch_sizes, plan_run
+from bsexp.planning import frequent_parts, micro_batch_sizes, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Progress, consult, share
 from bsexp.seeding import derive
@@ -39,6 +40,9 @@ class Training:
     which are reseeded at each update from the seed and the position. Raises UsageError before anything is trained for
     a run that can't be.
 
+    `compile`: the network's forward and backward passes are compiled for the batch sizes that most samples go through,
+    `compiled_sizes`. Numbers then differ in rounding. SetupError where torch can't compile here.
+
     `riders` are other runs that begin alike, with budgets of their own: what they would write down up to now is in
     `riders` as well, and `state(rider)` is the one that such a run goes on from. They change nothing of this run.
     """
@@ -51,6 +55,7 @@ class Training:
         data: TrainingData | None = None,
         device: str = "auto",
         riders: Sequence[RunConfig] = (),
+        compile: bool = False,
     ) -> None:
         self.config = config
         self.device = find_device(device)
@@ -63,12 +68,11 @@ class Training:
         self.total_samples = self.plan.total_samples
         self.schedule = config.build_schedule()
         self._prepare_data(data)
-        self._prepare_model(data)
+        self._prepare_model(data, compile)
         self._train_clock = Clock(synchronize=synchronizer(self.device))
         self._own = self._ledger(config)
         self.riders = [self._ledger(rider) for rider in riders]
         self.step, self.samples, self._closing = 0, 0, False
-        self._rehearsed = False
         self.outcome: Outcome | None = None
         self.predictions: dict[str, Predictions] = {}
         if state is None:
@@ -96,8 +100,8 @@ class Training:
         hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
-        if not self._rehearsed:
-            self._rehearse(sizes)
+        if unrehearsed := self._updater.unrehearsed(sizes):
+            self._rehearse(unrehearsed)
         self._train_clock.start()
         picks = self._stream.take(size)
         loss, sizes = self._updater.update(picks, hyper, sizes)
@@ -196,7 +200,7 @@ class Training:
         sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
         return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
 
-    def _prepare_model(self, data: TrainingData) -> None:
+    def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
         model = build_model(
             config.model,
@@ -212,13 +216,16 @@ class Training:
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
-        reseed = self._reseed if draws else _nothing
-        self._updater = Updater(self._model, config, self._batches, self.device, reseed)
+        reseed = self._reseed if draws else lambda: None
+        self.compiled_sizes = frequent_parts(config, self.num_train) if compile else ()
+        compiled = CompiledModel(self._model, self.compiled_sizes, self.device) if self.compiled_sizes else None
+        self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled)
 
     def _rehearse(self, sizes: list[int]) -> None:
-        self._updater.rehearse(self._stream.take(sizes[0]), sizes)
-        self._stream.seek(self.samples)
-        self._rehearsed = True
+        self._train_clock.stop()
+        for size in sizes:
+            self._updater.rehearse(self._stream.take(size))
+            self._stream.seek(self.samples)
 
     # -- state
 
@@ -240,6 +247,7 @@ class Training:
             "config_hash": ledger.config.hash,
             "model": copied(self._model.state_dict()),
             "optimizer": copied(self._updater.optimizer.state_dict()),
+            "scaler": self._updater.scaler.state_dict() if self._updater.scaler else None,
             "step": self.step,
             "samples": self.samples,
             "closing": self._closing,
@@ -252,12 +260,10 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._updater.optimizer.load_state_dict(state["optimizer"])
+        if self._updater.scaler:
+            self._updater.scaler.load_state_dict(state["scaler"])
         self.step, self.samples, self._closing = state["step"], state["samples"], state["closing"]
         self._stream.seek(self.samples)
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds = state["train_seconds"]
         self._own.restore(state)
-
-
-def _nothing() -> None:
-    """Where nothing is drawn, nothing needs seeding."""

@@ -4,6 +4,7 @@ The one rule: the gradient is that of the mean loss over the whole batch, whatev
 back from the device.
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,10 +15,14 @@ from torch.nn import functional
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.stream import Picks
+from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import is_out_of_memory, release_memory
 from bsexp.errors import MemoryExhausted
 from bsexp.planning import micro_batch_sizes, smaller_part
 from bsexp.schedules import Hyper
+
+# What the forward pass is cast to, weights staying float32.
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -39,7 +44,12 @@ class Updater:
 
     `reseed` is called before the gradients of an update are computed, and again where they are computed once more:
     dropout masks must be those of the position. `largest` is the largest part that has gone through so far, `limit`
-    the one that memory allows, None as long as it never ran out; both in samples.
+    the one that memory allows, None as long as it never ran out; both in samples. `compiled` is what runs `model`
+    forward where there is one; gradients then stay in place from update to update.
+
+    fp16 loses gradients below 6e-8, so the loss is multiplied beforehand: `scaler` finds the factor by trying. Where a
+    gradient overflows, the update is left out and the factor halved; such an update counts like any other (samples,
+    log, shrink, averaged weights), and only a loss that isn't finite is divergence.
     """
 
     def __init__(
@@ -49,10 +59,17 @@ class Updater:
         batches: Batches,
         device: torch.device,
         reseed: Callable[[], None] = lambda: None,
+        compiled: CompiledModel | None = None,
     ) -> None:
         self.model, self.config, self.batches, self.device, self.reseed = model, config, batches, device, reseed
+        self.compiled = compiled
         self.optimizer = build_optimizer(model, config)
         self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+        if self.scaler and config.optimizer == "sgd":
+            self._begin_momentum()
+        self._kept: list[Tensor] = []
+        self._rehearsed = False
         self.shrink = 0.0
         self.largest = 0
         self.limit: int | None = None
@@ -69,9 +86,25 @@ class Updater:
             self.limit = smaller_part(max(sizes), self.config)
             sizes = micro_batch_sizes(len(picks.index), self.config, self.limit)
         if self.config.clip_norm:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        self._step()
         return loss, sizes
+
+    def _step(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+            return
+        # Fused optimizers take the scale and the verdict as tensors: whether the update is left out is settled there.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _begin_momentum(self) -> None:
+        # torch's fused SGD takes its first gradient for the momentum; were that update left out for gradients that
+        # overflowed, it would go on from memory that nobody has written. From zero it comes to the same.
+        for weight in self._weights:
+            self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
     def _tried(self, picks: Picks, sizes: list[int]) -> Tensor | None:
         """The loss, with the gradients in place; None where memory ran out: then nothing has changed."""
@@ -81,7 +114,7 @@ class Updater:
         try:
             self._forget_gradients()
             self.reseed()
-            loss = self._gradients(self.model, picks, sizes)
+            loss = self._gradients(self.compiled or self.model, picks, sizes)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -98,11 +131,14 @@ class Updater:
         return None
 
     def _forget_gradients(self) -> None:
+        if self._kept:
+            torch._foreach_zero_(self._kept)
+            return
         # What the optimizer's zero_grad does, without the 20 microseconds around it.
         for weight in self._weights:
             weight.grad = None
 
-    def _gradients(self, model: nn.Module, picks: Picks, sizes: list[int]) -> Tensor:
+    def _gradients(self, model: Callable[[Tensor], Tensor], picks: Picks, sizes: list[int]) -> Tensor:
         total = sum(sizes)
         start, losses = 0, []
         for size in sizes:
@@ -117,14 +153,14 @@ class Updater:
                     label_smoothing=self.config.label_smoothing,
                 )
                 loss = loss if size == total else loss / total
-            loss.backward()
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
             losses.append(loss.detach())
             start += size
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if narrow := NARROW.get(self.config.precision):
+            return torch.autocast(self.device.type, dtype=narrow)
         # Autocast costs time even where it is switched off: 20 of the 2,500 microseconds of a batch of 8.
         return nullcontext()
 
@@ -142,14 +178,36 @@ class Updater:
                 group["momentum"] = hyper.momentum
         self.shrink += hyper.lr * decay
 
-    def rehearse(self, picks: Picks, sizes: list[int]) -> None:
-        """Forward and backward on a copy, so that one-off costs of the first step fall outside the clock."""
-        import copy
+    def unrehearsed(self, sizes: list[int]) -> list[int]:
+        """The parts among `sizes` whose first time costs more than later ones: any at first, those to be compiled."""
+        lacking = self.compiled.lacks(sizes) if self.compiled else []
+        return lacking or ([] if self._rehearsed else sizes[:1])
 
+    def rehearse(self, picks: Picks) -> None:
+        """Forward and backward on all of `picks` as one part, so that one-off costs fall outside the clock.
+
+        Weights, buffers, random numbers and what is summed up are left as they were.
+        """
+        size = len(picks.index)
+        self._rehearsed = True
+        if self.compiled and size in self.compiled.sizes:
+            self.compiled.rehearse(size, lambda forward: self._rehearse_compiled(forward, picks))
+            self._forget_gradients()
+            return
         try:
-            double = copy.deepcopy(self.model)
-            self._gradients(double, Picks(*(draws[: sizes[0]] for draws in picks)), sizes[:1])
+            self._gradients(copy.deepcopy(self.model), picks, [size])
         except RuntimeError as error:
             # A copy needs memory that the update itself may not: whether that fits is found out there.
             if not is_out_of_memory(error):
                 raise
+
+    def _rehearse_compiled(self, forward: Callable[[Tensor], Tensor], picks: Picks) -> None:
+        self._gradients(forward, picks, [len(picks.index)])
+        if self._kept:
+            return
+        # A CUDA graph's gradients lie in its own memory, where the next replay overwrites them. Into tensors that are
+        # there already they are added. A weight that gets no gradient is not to get one of zeros.
+        for weight in self._weights:
+            if weight.grad is not None:
+                weight.grad = weight.grad.clone()
+        self._kept = [weight.grad for weight in self._weights if weight.grad is not None]

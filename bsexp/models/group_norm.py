@@ -20,7 +20,9 @@ class GroupNorm(nn.GroupNorm):
     Groups of fewer than SLOW_BELOW channels take one of two ways: large inputs (PASSES_FROM numbers for each channel of
     a group and more) whole passes over the tensor, small ones torch's kernel for the other order of memory. Which one
     depends on the shape alone. Variances are E[x^2] - E[x]^2 as in torch's kernel. Reverse-mode derivatives of any
-    order and torch.func's grad and vmap work; forward-mode ones don't for large inputs.
+    order and torch.func's grad work, and vmap of it over samples that are channels_last inside it; under other vmaps
+    (over stacked weights) torch can't be asked for the order of memory and raises. Forward-mode derivatives don't work
+    for large inputs.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 The one rule: `write_report` is a pure function of the results; the same results give the same bytes, anywhere, anytime.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class Report:
 
         tables = {"arms": records(self.arms), "differences": records(self.differences)}
         times = {} if self.times is None else {"times": records(self.times)}
-        told = {"verdicts": records(self.verdicts), "claims": self.claims, "notes": list(self.notes)}
+        # A ratio may be infinite, which JSON can't say.
+        verdicts = self.verdicts.replace([math.inf, -math.inf], None)
+        told = {"verdicts": records(verdicts), "claims": self.claims, "notes": list(self.notes)}
         return {**tables, **told, **times}
 
     def terminal_table(self) -> tuple[tuple[str, ...], list[list[str]]]:

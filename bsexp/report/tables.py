@@ -16,7 +16,6 @@ from bsexp.options import OPTIONS
 from bsexp.report import numbers
 from bsexp.report.frames import STATES, batch_range, by_seed, outcome
 from bsexp.report.groups import Group
-from bsexp.store.reading import as_flag
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -199,7 +198,7 @@ def tuning_table(results: "Results") -> Table | None:
     tuning = tuning.assign(rank=ranks).sort_values(["rank", "arm", "lr"], kind="stable")
     rows = []
     for row in tuning.to_dict("records"):
-        chosen = as_flag(row["chosen"])
+        chosen = bool(row["chosen"])
         place = str(row["place"]) if not pd.isna(row["place"]) else numbers.DASH
         status = str(row["status"]) if not pd.isna(row["status"]) else numbers.DASH
         cells = [Cell(str(row["arm"])), _value(row["lr"], numbers.number), _value(row["val_loss"], numbers.loss)]

@@ -29,8 +29,8 @@ def _size(judged: Judged) -> tuple[float | None, float | None, float | None]:
     if given is None:
         return None, None, None
     point, low, high = given
-    if judged.declared.claim.kind == "ratio":
-        sign = -1.0  # -log2(first / second) was compared
+    # Slopes are compared as they are, ratios as -log2(first / second).
+    sign = {"slope": 1.0, "ratio": -1.0}.get(judged.declared.claim.kind, sign)
     if sign < 0:
         low, high = high, low
     return tuple(None if each is None else sign * each + 0.0 for each in (point, low, high))  # type: ignore[return-value]

@@ -11,7 +11,6 @@ from bsexp.report import numbers
 from bsexp.report.frames import STATES, batch_range, outcome
 from bsexp.report.groups import Group
 from bsexp.report.tables import setting, shared_settings
-from bsexp.store.reading import as_flag
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -154,7 +153,7 @@ def _tuning_notes(results: "Results") -> list[str]:
     notes = []
     for row in results.tuning.to_dict("records"):
         place, _, size = str(row["place"]).partition(" of ")
-        if not as_flag(row["chosen"]) or not (place.isdigit() and size.isdigit()):
+        if not row["chosen"] or not (place.isdigit() and size.isdigit()):
             continue
         lr = numbers.number(row["lr"])
         if size == "1":

@@ -11,6 +11,7 @@ from typing import Any
 from bsexp.errors import StoreError
 from bsexp.records import SCHEMA_VERSION
 from bsexp.store.files import check_schema, read_json, write_json
+from bsexp.store.lease import locked
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import finished
 
@@ -33,6 +34,12 @@ def declare(place: Place, declared: Mapping[str, Any]) -> list[str]:
 
     `declared`: see `declaration`. A first lock beside finished runs counts them in `runs_before`.
     """
+    # Several sweeps may begin at once: only the first of them declares.
+    with locked(place.path):
+        return _declare(place, declared)
+
+
+def _declare(place: Place, declared: Mapping[str, Any]) -> list[str]:
     kept = read_lock(place)
     before = sum(finished(folder) is not None for folder in place.run_folders())
     if kept is None or not (before or kept["runs_before"]):

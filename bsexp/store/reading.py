@@ -166,11 +166,6 @@ def read_tuning(path: Path) -> "pandas.DataFrame":
     return frame
 
 
-def as_flag(value: Any) -> bool:
-    """A truth value as a CSV or a frame may hold it: True, "True", 1, 1.0."""
-    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else value is not None and value == 1
-
-
 def packed_statuses(path: Path) -> list[str]:
     """The status of each run in runs.csv, found without pandas. Raises StoreError with file and line."""
     table = read_cells(path, {name: SUMMARY[name] for name in SUMMARY_COLUMNS}, WHOLE_CURE)
@@ -382,6 +377,11 @@ def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if key in document and not isinstance(document[key], kind)]
     arms = document.get("arms", {})
     wrong += [f"arms.{arm}" for arm in (arms if "arms" not in wrong else ()) if not isinstance(arms[arm], dict)]
+    claims = document.get("claims", []) if "claims" not in wrong else []
+    wrong += [f"claims[{k}]" for k, claim in enumerate(claims) if not isinstance(claim, dict)]
+    for table, keys in (("rates", {"of", "times"}), ("variants", {"of", "what"})):
+        inside = document.get(table, {}) if table not in wrong else {}
+        wrong += [f"{table}.{arm}" for arm, each in inside.items() if not isinstance(each, dict) or set(each) != keys]
     if "tune" in document and "tune" not in wrong:
         wrong += [f"tune.{key}" for key in ("lr", "seeds") if not isinstance(document["tune"].get(key), list)]
     if wrong:

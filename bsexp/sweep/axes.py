@@ -86,11 +86,23 @@ def _frozen(value: Any) -> Any:
 
 
 def num_cells(document: Mapping[str, Any]) -> int:
-    """How many cells the grid asks for at most, counted without building it."""
+    """How many cells the grid, its rungs and its variants ask for, counted without building them.
+
+    Cells that [[exclude]] leaves out are counted, of variants only those that there must be.
+    """
     cells = max(1, len(document.get("arms", {})))
     for axis in grid_axes(document, {}):
         cells *= len(axis.rows)
-    return cells
+    cells *= _length(table_at(document.get("budgets", {}), "budgets").get("samples", [1.0]))
+    variants = table_at(document.get("sensitivity", {}), "sensitivity")
+    # With claims only the arms that they name are varied: one of them at least.
+    varied = 1 if document.get("claims") else cells
+    return cells + varied * sum(_length(values) for values in variants.values())
+
+
+def _length(values: Any) -> int:
+    # What is no list is refused where it is read.
+    return len(values) if isinstance(values, list) else 1
 
 
 def exclusions(document: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""What must be the same when a run goes on: code, torch, device, threads.
+"""What must be the same when a run goes on: code, torch, device, threads, compiled or not.
 
-The one rule: device and threads are those that the run began with unless others are asked for; whatever differs is
-refused, or, with --allow-changed, recorded.
+The one rule: device, threads and compile are those that the run began with unless others are asked for; whatever
+differs is refused, or, with --allow-changed, recorded.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ class Surroundings:
     torch: str
     device: str
     threads: int
+    compile: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """As environment.json and checkpoints keep it."""
@@ -37,7 +38,8 @@ class Surroundings:
 def settle(config: RunConfig, execution: Execution, found: Checkpoint | None) -> tuple[str, Surroundings]:
     """The device to train on, and all surroundings; threads are set for this process.
 
-    Where the run goes on from `found`, its device and threads are taken unless `execution` was asked for others.
+    Where the run goes on from `found`, its device, threads and compile are taken unless `execution` was asked for
+    others.
     """
     import torch
 
@@ -52,10 +54,10 @@ def settle(config: RunConfig, execution: Execution, found: Checkpoint | None) ->
         threads = before["threads"]
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
+    compile = execution.compile if "compile" in execution.asked else before.get("compile", execution.compile)
     name = describe_device(find_device(device))
-    return device, Surroundings(
-        code_hash(config.model, config.schedule), torch.__version__, name, torch.get_num_threads()
-    )
+    code = code_hash(config.model, config.schedule)
+    return device, Surroundings(code, torch.__version__, name, torch.get_num_threads(), compile)
 
 
 def check_unchanged(

@@ -18,7 +18,7 @@ from bsexp.store.files import ensure_folder
 from bsexp.store.lock import declaration, declare
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import announce, finished
-from bsexp.store.tables import load_results, write_runs_table
+from bsexp.store.tables import load_results, read_definition, write_runs_table
 from bsexp.sweep.executors import Event, run_local
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, planned_runs, task_of
@@ -113,7 +113,8 @@ def _define(experiment: Experiment, place: Place, tally: Tally) -> None:
     definition = _definition(experiment, {arm: arm_definition(settings, arm in free) for arm, settings in given})
     merge_definition(place, definition)
     if experiment.claims:
-        tally.changed_claims = declare(place, declaration(definition))
+        # What is kept, not what is asked for now: a call for some of the seeds takes none away.
+        tally.changed_claims = declare(place, declaration(read_definition(place)))
 
 
 def _tune(

@@ -36,6 +36,15 @@ def is_exact(device: str) -> bool:
     return device == "cpu" or (device == "auto" and sys.platform != "darwin" and not num_gpus())
 
 
+def shares_exactly(devices: Sequence[str], deterministic: bool, compiled: bool) -> bool:
+    """Whether a beginning that one run trains is, to the byte, what each of several would have trained.
+
+    On a CPU, or with deterministic kernels. Never where runs are compiled: for which batch sizes, and so to which
+    rounding, depends on the whole run.
+    """
+    return not compiled and (deterministic or all(map(is_exact, devices)))
+
+
 def check_device(device: str) -> None:
     """SetupError where a device that was named isn't there: before a worker is started for it. `auto` always is."""
     if device not in ("auto", "cpu"):

@@ -291,6 +291,8 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
         return
     mine = execution.on(device, found)
     while True:
+        while not pipe.poll(LOOK_SECONDS):
+            stop.check()
         task, wait_for_it = pipe.recv()
         say(*_answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
         stop.check()

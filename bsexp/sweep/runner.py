@@ -7,7 +7,7 @@ the run's folder holds a state from which the next call goes on to the same byte
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,7 +142,12 @@ class _Attempt:
         data = prepare(self.config, images)
         before = found.meta["samples"] if found else 0
         heirs = Heirs(self.task, before)
-        training = self.training = Training(self.config, state, data=data, device=device, riders=heirs.riders)
+        compile = self.surroundings.compile
+        training = self.training = Training(
+            self.config, state, data=data, device=device, riders=heirs.riders, compile=compile
+        )
+        if compile:
+            _tell_compiled(training.compiled_sizes)
         heirs.watch(training)
         self._saved_samples = before if found else -1
         with self.stop.gentle(), self._logger(before) as logger:
@@ -224,6 +229,13 @@ class _Attempt:
             self.writer.fail(f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
         else:
             self.writer.leave()
+
+
+def _tell_compiled(sizes: Sequence[int]) -> None:
+    if sizes:
+        log.debug("compiled for batches of %s; others are run as they are", ", ".join(map(str, sizes)))
+    else:
+        log.info("--compile: no batch size has enough of the samples to compile for; the run goes on without")
 
 
 def _state_of(found: Checkpoint) -> dict[str, Any]:

@@ -56,9 +56,9 @@ class StopSignals:
             signal.signal(number, answer)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if (self._gentle or importing(frame)) and self.requested is None:
-            self.requested = number
-        else:
+        first, self.requested = self.requested is None, number
+        if not (first and (self._gentle or importing(frame))):
+            # Noted all the same: in the middle of a finalizer, torch's compiler has many, Python drops the exception.
             raise Stopped(number)
 
     @contextmanager

@@ -29,8 +29,8 @@ class Task:
 class Execution:
     """How runs are made, none of it in their ids.
 
-    `environment` is recorded; `threads` None is torch's choice; `asked` names those of device and threads that the user
-    asked for; `alone`: no other run on this machine.
+    `environment` is recorded; `threads` None is torch's choice; `asked` names those of device, threads and compile that
+    the user asked for; `alone`: no other run on this machine.
     """
 
     device: str
@@ -38,6 +38,7 @@ class Execution:
     environment: dict[str, Any]
     threads: int | None = None
     deterministic: bool = False
+    compile: bool = False
     keep_memory: bool = True
     checkpoint_seconds: float = 30.0
     allow_changed: bool = False

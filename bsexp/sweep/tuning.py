@@ -48,7 +48,7 @@ def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rates_beyond(rows: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
-    """For each arm whose chosen rate is the first or last of its grid, from `choose`: all its rates and those beyond.
+    """For each arm whose chosen rate is the first or last of its grid, from `choose`: the next rate or rates beyond.
 
     The step there is that of the two rates at that end; 2 where a single rate was tried.
     """
@@ -64,7 +64,7 @@ def rates_beyond(rows: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
         steps = (grid[1] / low, high / grid[-2]) if len(grid) > 1 else (2.0, 2.0)
         beyond = [low / steps[0]] * (best[arm] == low) + [high * steps[1]] * (best[arm] == high)
         if beyond:
-            found[arm] = sorted([*grid, *beyond])
+            found[arm] = beyond
     return found
 
 

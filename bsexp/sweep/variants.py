@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bsexp import catalog
 from bsexp.analysis.declared import LADDER, cells_of
-from bsexp.config import check_value
+from bsexp.config import check_value, complete
 from bsexp.errors import UsageError, nearest, shown
 from bsexp.options import OPTIONS
 from bsexp.sweep.axes import check_known, table_at, takes
@@ -81,8 +81,6 @@ def _take(cells: Cells, cell: str, rate: Rate, rates: dict[str, Rate], tuned: bo
 
 
 def _default_rate(settings: Mapping[str, Any]) -> float:
-    from bsexp.config import complete
-
     return float(complete({**settings})["lr"])
 
 

@@ -49,7 +49,7 @@ class Candidate:
         return max(least, round(seconds / each))
 
     def peak_memory(self) -> int:
-        """Bytes of the process's largest resident size."""
+        """Bytes of the process's largest resident size; where it has used a GPU, of that GPU's memory."""
         return int(self._ask("peak", None))
 
     def _ask(self, word: str, content: Any) -> Any:
@@ -86,5 +86,8 @@ def _peak() -> int:
     import resource
     import sys
 
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

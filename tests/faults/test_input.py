@@ -341,7 +341,7 @@ def test_a_folder_and_a_large_file_are_no_experiments() -> None:
 
 def test_cells_are_counted_without_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
     # What sets a value of a cell; the arm itself has none.
-    monkeypatch.setattr("bsexp.sweep.experiment.put", None)
+    monkeypatch.setattr("bsexp.sweep.cells.put", None)
     values = ", ".join(str(k / 1000) for k in range(1, 216))
     axes = "".join(f"{name} = [{values}]\n" for name in ("lr", "dropout", "weight_decay"))
     began = time.monotonic()
@@ -351,6 +351,7 @@ def test_cells_are_counted_without_being_built(monkeypatch: pytest.MonkeyPatch) 
     )
     many = ", ".join(str(k) for k in range(1, 100_001))
     assert "sweep: 100,000 runs are more" in refused_file(f"{ARM}[grid]\nlr = [{many}]\n")
+    assert "sweep: 100,001 runs are more" in refused_file(f"{ARM}[sensitivity]\nlr_factor = [{many}]\n")
     assert time.monotonic() - began < 30, "10^10 comparisons take many minutes"
 
 

@@ -1,4 +1,4 @@
-"""Case 42: Ctrl-C while the program is still being imported."""
+"""Case 42: Ctrl-C while the program is still being imported. And signals at moments when Python drops exceptions."""
 
 import signal
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bsexp.sweep.signals import Stopped, StopSignals
 from tests.conftest import ROOT
 
 
@@ -31,3 +32,18 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path: Path, module: str) -> Non
     assert words == ["bsexp: interrupted; run the same command again to go on\n"]
     assert program.returncode == 130
     assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: dropped.append(told.exc_type))
+    with StopSignals(("SIGTERM",)) as stop:
+        thing = Dying()
+        del thing
+        assert dropped == [Stopped]
+        with pytest.raises(Stopped):
+            stop.check()

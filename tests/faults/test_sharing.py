@@ -94,8 +94,14 @@ def test_workers_make_a_planned_sweep_tuning_included(tmp_path: Path) -> None:
 def test_a_killed_sweep_leaves_no_workers_and_is_completed(tmp_path: Path) -> None:
     (tmp_path / "e.toml").write_text(FILE.replace("epochs = 0.5", "epochs = 100").replace("0-9", "0-1"))
     program = Program(tmp_path, "sweep", "e.toml", "--jobs", "2", "--no-report", "--checkpoint-seconds", "0.2")
-    wait_until(lambda: list(tmp_path.glob("results/e/runs/*/summary.json")), "a finished run")
-    wait_until(lambda: list(tmp_path.glob("results/e/runs/*/attempt-1/checkpoint-*.pt")), "a checkpoint of another")
+    runs = tmp_path / "results/e/runs"
+    wait_until(lambda: list(runs.glob("*/summary.json")), "a finished run")
+    # A run that only now gets its first checkpoint is far from its end; one that is at work already may be close to it.
+    before = {path.parents[1] for path in runs.glob("*/attempt-1/checkpoint-*.pt")}
+    wait_until(
+        lambda: {path.parents[1] for path in runs.glob("*/attempt-1/checkpoint-*.pt")} - before,
+        "the first checkpoint of another",
+    )
     at_work = workers(program.pid)
     assert len(at_work) == 2
     started = [*children(program.pid), *at_work]
