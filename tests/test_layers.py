@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 LAYERS = [
     ["errors", "seeding", "plugins"],
     ["schedules"],
-    ["catalog", "options"],
+    ["catalog", "option", "options"],
     ["config", "records", "planning"],
     ["data", "models"],
     ["store"],
@@ -26,8 +26,8 @@ LAYERS = [
     ["streams", "console", "commands", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "options")
-STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "options")
+NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "option", "options")
+STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "option", "options")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"
 )
