@@ -78,7 +78,7 @@ def test_an_arm_that_takes_anothers_rate_has_its_place_in_the_grid() -> None:
 
 
 def test_the_scope_names_model_data_budget_and_optimizer() -> None:
-    assert scope_of(made(), "grow") == "mlp on digits, 4 epochs, 20% of the training labels re-drawn, SGD"
+    assert scope_of(made(), "grow") == "mlp on digits, 4 epochs, 20 % of the training labels re-drawn, SGD"
     assert scope_of(made(), "unheard") == ""
 
 
@@ -103,9 +103,9 @@ def test_each_threat_has_its_number() -> None:
     spread = 100 * 0.05 * 3**0.5 / t_quantile(3)
     assert f"Claim 1: Over 3 seeds the difference has a standard deviation of {spread:.2f} points" in text
     assert "over new test images as well it is 2.0 times as wide, ± 10.00 points" in text
-    assert "differs by 50%: grow 0.02, small 0.01" in text
+    assert "differs by 50 %: grow 0.02, small 0.01" in text
     assert "Warm-up differs: grow 0 samples, small 40." in text
-    assert "grow: phase 1 has 13 updates; below 50" in text
+    assert "grow: phase 1 has 13 updates, phase 2 has 10 updates; below 50" in text
     assert "grow: untuned" in text
     assert "grow: its best evaluation was 2.0 points above the last" in text
     assert "small: its best" not in text
@@ -124,8 +124,8 @@ def test_a_threat_of_several_claims_is_told_once() -> None:
 def test_the_answer_has_the_numbers_of_the_first_claim_then_counts() -> None:
     two = [judged(), replace(judged(word=None), declared=replace(judged().declared, text="Another"))]
     assert answer(Findings(two, "", []), made()) == (
-        "“Growing is better” is supported: grow less small is +10.00 points of test_accuracy, between +5.00 and "
-        "+15.00, over 3 seeds, in 20 against 40 updates. Of 2 declared claims: 1 supported, 1 exploratory."
+        "“Growing is better” is supported: in test accuracy grow less small is +10.00 points, between +5.00 "
+        "and +15.00, over 3 seeds, in 20 against 40 updates. Of 2 declared claims: 1 supported, 1 exploratory."
     )
 
 

@@ -37,7 +37,7 @@ def scope_of(results: "Results", arm: str) -> str:
     rows = runs_of(results, arm, None)
     trained = _num_train(results, rows)
     shrunk = f" {trained:,} samples of" if config.train_size and trained else ""
-    noise = f", {config.label_noise:.0%} of the training labels re-drawn" if config.label_noise else ""
+    noise = f", {100 * config.label_noise:g} % of the training labels re-drawn" if config.label_noise else ""
     name = "SGD" if config.optimizer == "sgd" else "AdamW"
     whole = f"{config.epochs:g} epochs{noise}, {name}"
     return f"{config.model} on{shrunk} {config.dataset}, {whole}"

@@ -63,9 +63,7 @@ def _outlook(declared: Declared, share: float) -> Outlook:
         lacking = f"{num} seeds reach p {least:.2g} at best, {level:.2g} is needed"
     elif stated is not None and stated < POWER_WANTED:
         lacking = f"power {stated:.2f} at the stated sd and effect, {POWER_WANTED} is wanted"
-    return Outlook(
-        claim.name, num, level, least, _detectable(power) if power and not lacking else None, stated, lacking
-    )
+    return Outlook(claim.name, num, level, least, detectable(power) if power and not lacking else None, stated, lacking)
 
 
 def _smallest(num: int) -> float:
@@ -98,7 +96,7 @@ def _power(claim: Claim, num: int, level: float) -> Callable[[float, float | Non
     return lambda effect, margin: power_better(num, margin or effect, 1.0, min(0.999, 2 * level))
 
 
-def _detectable(power: Callable[[float, float | None], float]) -> float | None:
+def detectable(power: Callable[[float, float | None], float]) -> float | None:
     """The smallest effect in standard deviations with POWER_WANTED, to a hundredth, by halving."""
     low, high = 0.0, MOST_SPREADS
     if power(high, None) < POWER_WANTED:

@@ -5,12 +5,11 @@ once, with their numbers in the table of verdicts.
 """
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bsexp.analysis.confounds import Facts, confounds
 from bsexp.analysis.facts import facts_of, scope_of
-from bsexp.analysis.outlook import POWER_WANTED
+from bsexp.analysis.outlook import detectable
 from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.power import power_better
 from bsexp.analysis.verdicts import Findings, Judged
@@ -55,8 +54,10 @@ def _chance(judged: Judged) -> list[str]:
     if found is None or found.half_width is None or not found.half_width:
         return []
     spread = found.half_width * math.sqrt(found.num) / t_quantile(found.num, 1 - verdict.alpha)
-    least = _least(found.num, verdict.alpha) * spread
-    size = _size(judged, least)
+    least = detectable(lambda effect, _: power_better(found.num, effect, 1.0, verdict.alpha))
+    if least is None:
+        return []
+    size = _size(judged, least * spread)
     said = [
         f"Over {found.num} seeds the difference has a standard deviation of {_size(judged, spread)}: a true one of "
         f"{size} would be found in four of five such experiments, a smaller one less often."
@@ -70,15 +71,6 @@ def _chance(judged: Judged) -> list[str]:
     return said
 
 
-def _least(num: int, alpha: float) -> float:
-    """The effect in standard deviations that the paired t finds with POWER_WANTED."""
-    low, high = 0.0, 64.0
-    while high - low > 0.01:
-        middle = (low + high) / 2
-        low, high = (low, middle) if power_better(num, middle, 1.0, alpha) >= POWER_WANTED else (middle, high)
-    return high
-
-
 def _size(judged: Judged, value: float) -> str:
     claim = judged.declared.claim
     if claim.kind == "slope":
@@ -89,11 +81,13 @@ def _size(judged: Judged, value: float) -> str:
 
 
 def _between(judged: Judged, facts: dict[str, Facts]) -> list[str]:
+    own = {arm: facts[arm] for arm in judged.verdict.arms if arm in facts}
     reason = judged.verdict.word.reason if judged.verdict.word else ""
-    own = {arm: replace(facts[arm], word_flips=SENSITIVE in reason) for arm in judged.verdict.arms if arm in facts}
+    flips = ["Tuning-sensitive: at half or twice the learning rates the word is another one."]
+    found = flips if SENSITIVE in reason else []
     if len(own) <= MOST_COMPARED:
-        return confounds(list(own), own)
-    return [sentence for arm in own for sentence in confounds([arm], own)]
+        return found + confounds(list(own), own)
+    return found + [sentence for arm in own for sentence in confounds([arm], own)]
 
 
 def _scope(results: "Results", judged: Judged) -> list[str]:
@@ -114,7 +108,9 @@ def _of_all(results: "Results", findings: Findings) -> list[str]:
     if results.tuning is not None and len(results.tuning):
         tried = results.tuning.groupby("arm")["lr"].nunique()
         seeds = {len(str(text).split()) for text in results.tuning["seeds"]}
-        text = f"{numbers.span(tried.to_list())} learning rates on {numbers.span(sorted(seeds))} tuning seeds"
-        said.append(f"Tuning: each tuned arm tried {text}; momentum and weight decay were not tuned.")
+        said.append(
+            f"Tuning: learning rates tried per arm: {numbers.span(tried.to_list())}, on {numbers.span(sorted(seeds))} "
+            f"seed{'s'[: max(seeds) > 1]} of their own; momentum and weight decay were not tuned."
+        )
     said.append(f"Declaration: {findings.standing}")
     return said

@@ -185,8 +185,8 @@ def _lead(judged: Judged, results: "Results") -> str:
         names = {"slope": "the slope less what is expected", "ratio": f"log2 of {' over '.join(verdict.arms)}"}[
             claim.kind
         ]
-    unit = "points of " if "accuracy" in claim.outcome else ""
-    told += f": {names} is {_text(point, judged)} {unit}{claim.outcome}"
+    unit = " points" if "accuracy" in claim.outcome else " nats" if "loss" in claim.outcome else ""
+    told += f": in {claim.outcome.replace('_', ' ')} {names} is {_text(point, judged)}{unit}"
     if low is not None:
         told += f", between {_text(low, judged)} and {_text(high, judged)},"
     told += f" over {verdict.num_pairs} seeds"

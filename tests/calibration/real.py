@@ -5,7 +5,6 @@ they differ in is chance; the control `c` has an eighth of their learning rate. 
 The words come from `judge` on what the runs really did, predictions of single images included.
 """
 
-import csv
 import multiprocessing
 import sys
 import time
@@ -110,7 +109,7 @@ def _margin(one: Verdict) -> float:
 
 def main(num: int = 200, folder: Path = ROOT / "results" / "calibration") -> int:
     """Train, judge, print and write; 1 where a bound is broken."""
-    from tests.calibration.__main__ import table
+    from tests.calibration.__main__ import table, write_rows
 
     began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
@@ -121,12 +120,7 @@ def main(num: int = 200, folder: Path = ROOT / "results" / "calibration") -> int
                 print(f"{number} of {num} experiments, {time.monotonic() - began:.0f} s", flush=True)
     rows = rows_of(told)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "real.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["scenario", "what", "kind", "count", "num", "share", "goal", "holds"])
-        for row in rows:
-            goal = "" if row.goal is None else row.goal
-            writer.writerow([row.scenario, row.what, row.kind, row.count, row.num, f"{row.share:.4f}", goal, row.holds])
+    write_rows(folder / "real.csv", rows)
     head = (Path(__file__).parent / "real.md").read_text(encoding="utf-8").replace("NUM", f"{num:,}")
     broken, bound = sum(not row.holds for row in rows), sum(row.goal is not None for row in rows)
     text = f"{head.strip()}\n\n{bound - broken} of {bound} bounds hold.\n\n{table(rows)}\n"
