@@ -192,7 +192,8 @@ class Updater:
             self._forget_gradients()
             return
         try:
-            self._gradients(copy.deepcopy(self.model), picks, [size])
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                self._gradients(copy.deepcopy(self.model), picks, [size])
         except RuntimeError as error:
             # A copy needs memory that the update itself may not: whether that fits is found out there.
             if not is_out_of_memory(error):
