@@ -60,6 +60,17 @@ def test_equal_updates_are_other_samples_for_each_arm() -> None:
     assert plan(arms["small"])[1] < plan(arms["grow"])[1]
 
 
+def test_a_variant_for_sensitivity_may_have_another_budget() -> None:
+    document = {"run": {"updates": 40}, "arms": {"a": {"schedule": "fixed-small"}}, "sensitivity": {"updates": [80]}}
+    arms = read_experiment(document, {}, "", "x").arms
+    assert [plan(settings)[0] for settings in arms.values()] == [40, 80]
+
+
+def test_a_hardware_table_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--hardware: .*absent.csv: no such file"):
+        settle({**GROW, "budget": "seconds:2.5"}, "", str(tmp_path / "absent.csv"))
+
+
 def test_what_is_said_nearer_to_the_run_holds() -> None:
     document = {"run": {"epochs": 3.0}, "arms": {"a": {"schedule": "fixed-small", "updates": 10}}}
     assert plan(read_experiment(document, {}, "", "x").arms["a"])[0] == 10

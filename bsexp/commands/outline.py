@@ -33,7 +33,8 @@ ARM_COLUMNS = ("arm", "schedule", "lr", "batch_size", "updates", "samples", "run
 class Outline:
     """An experiment worked out. `forks`: (run, the run whose beginning it goes on from, where). `seconds`: or None.
 
-    `arms`: ARM_COLUMNS of each arm as texts. `times`: of each arm on the `hardware` asked for.
+    `arms`: ARM_COLUMNS of each arm as texts. `outlooks`: of each claim, with the effect that would be found. `times`:
+    of each arm on the `hardware` asked for.
     """
 
     asked: Experiment
@@ -44,7 +45,7 @@ class Outline:
     basis: str
     workers: int
     arms: list[list[str]]
-    outlooks: "list[Outlook]"
+    outlooks: "list[tuple[Outlook, float | None]]"
     times: dict[str, list[dict[str, Any]]]
     hardware: "Hardware | None"
 
@@ -79,7 +80,7 @@ def outline_experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
 
 
 def _outline(subject: str, given: dict[str, Any]) -> Outline:
-    own = ("json", "out", "hardware", "workers")
+    own = ("json", "out", "workers")
     asked = read_sweep(subject, {name: text for name, text in given.items() if name not in own})
     tuned = [arm for arm in asked.arms if is_tuned(asked, arm)]
     trials = []
@@ -111,12 +112,14 @@ def _outline(subject: str, given: dict[str, Any]) -> Outline:
     return Outline(asked, trials, runs, forks, seconds, basis, workers, arms_told, _outlooks(asked), times, hardware)
 
 
-def _outlooks(asked: Experiment) -> "list[Outlook]":
+def _outlooks(asked: Experiment) -> "list[tuple[Outlook, float | None]]":
     if not asked.claims:
         return []
-    from bsexp.analysis.outlook import outlooks
+    from bsexp.analysis.outlook import effect_found, outlooks
 
-    return outlooks(asked.declared())
+    declared = asked.declared()
+    found = outlooks(declared)
+    return [(one, effect_found(each.claim, one)) for each, one in zip(declared, found, strict=True)]
 
 
 def _arm(asked: Experiment, arm: str, mine: list[PlannedRun]) -> list[str]:
@@ -144,7 +147,11 @@ def _document(outline: Outline) -> dict[str, Any]:
         "workers": outline.workers,
         "bytes": outline.bytes,
         "arms": [dict(zip(ARM_COLUMNS, row, strict=True)) for row in outline.arms],
-        **({"claims": [asdict(one) for one in outline.outlooks]} if outline.outlooks else {}),
+        **(
+            {"claims": [{**asdict(one), "effect": effect} for one, effect in outline.outlooks]}
+            if outline.outlooks
+            else {}
+        ),
         **({"times": times} if outline.hardware else {}),
     }
 
@@ -178,16 +185,16 @@ def _show(outline: Outline, talk: Talk) -> None:
     talk.result(f"time: {time} with {outline.workers} workers ({outline.basis}); disk: {disk}")
 
 
-def _show_claims(outlooks: "list[Outlook]", talk: Talk) -> None:
+def _show_claims(outlooks: "list[tuple[Outlook, float | None]]", talk: Talk) -> None:
     """What each claim can come to: the family's size, the smallest p, the effect that would be found."""
     family = f"{len(outlooks)} claim{'s'[: len(outlooks) > 1]}"
     rows = []
-    for one in outlooks:
+    for one, effect in outlooks:
         power = "-" if one.power is None else f"{one.power:.2f}"
-        effect = "-" if one.effect is None else f"{one.effect:.2f} sd"
-        rows.append([one.claim, str(one.num_pairs), f"{one.min_p:.2g}", f"{one.alpha:.2g}", effect, power])
+        found = "-" if effect is None else f"{effect:.2f} sd"
+        rows.append([one.claim, str(one.num_pairs), f"{one.min_p:.2g}", f"{one.alpha:.2g}", found, power])
     columns = ("claim", "pairs", "smallest p", "needed", "found with 80 %", "power as stated")
-    talk.table(columns, rows, title=f"{family}, one family: what {outlooks[0].num_pairs} seeds can show")
+    talk.table(columns, rows, title=f"{family}, one family: what {outlooks[0][0].num_pairs} seeds can show")
 
 
 def _arm_times(arm: str, runs: list[PlannedRun], hardware: "Hardware") -> list[dict[str, Any]]:

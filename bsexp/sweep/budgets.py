@@ -3,7 +3,6 @@
 The one rule: a budget is turned into samples, exactly, before anything is trained; a run knows samples only.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +17,12 @@ from bsexp.sweep.configs import build_config, num_trained
 if TYPE_CHECKING:
     pass
 
-FORM = re.compile(r"(samples|updates|seconds):([0-9.e+]+)")
+MOST = 1e15  # Samples, updates or seconds: beyond any run, and whole numbers are exact up to it.
 
 
-def settle(settings: dict[str, Any], place: str, hardware: str | None = None, num_train: int | None = None) -> Any:
+def settle(
+    settings: dict[str, Any], place: str, hardware: str | None = None, num_train: int | None = None
+) -> dict[str, Any]:
     """`settings` with their budget in epochs. `hardware`: a hardware.csv, for seconds; `num_train`: not the data set's.
 
     UsageError with `place` for a budget that no plan meets.
@@ -31,7 +32,7 @@ def settle(settings: dict[str, Any], place: str, hardware: str | None = None, nu
         return settings
     rest = {key: value for key, value in settings.items() if key not in LENGTHS}
     key, value = next(iter(given.items()))
-    where = f"{place}{key}" if place != "--" else f"--{key}"
+    where = f"{place}{key}"
     kind, amount = ("updates", float(value)) if key == "updates" else _amount(value, where)
     seed = rest.get("seed", 0)
     config = build_config(rest, seed) if num_train is None else RunConfig(**{**rest, "seed": seed})
@@ -41,14 +42,14 @@ def settle(settings: dict[str, Any], place: str, hardware: str | None = None, nu
 
 
 def _amount(text: Any, where: str) -> tuple[str, float]:
-    found = FORM.fullmatch(str(text))
+    kind, _, number = str(text).partition(":")
     try:
-        amount = float(found[2]) if found else 0.0
+        amount = float(number)
     except ValueError:
         amount = 0.0
-    if not found or not 0 < amount < 1e15 or (found[1] != "seconds" and amount != int(amount)):
+    if not 0 < amount < MOST or (kind != "seconds" and amount != int(amount)):
         raise UsageError(where, shown(text), "give samples:N, updates:N or seconds:S, above 0")
-    return found[1], amount
+    return kind, amount
 
 
 def _solve(config: RunConfig, num_train: int, kind: str, amount: float, where: str, hardware: str | None) -> int:
@@ -94,6 +95,8 @@ def _counting(config: RunConfig, num_train: int) -> Callable[[int], float]:
 def _timing(config: RunConfig, num_train: int, where: str, hardware: str | None) -> Callable[[int], float]:
     if hardware is None:
         raise UsageError(where, "seconds without a machine", "add --hardware FILE (bsexp measure makes one)")
+    if not Path(hardware).is_file():
+        raise UsageError("--hardware", f"{hardware}: no such file", "bsexp measure makes a hardware.csv")
     from bsexp.analysis.hardware import HardwareTable, count_sizes, modelled_seconds
     from bsexp.store.hardware import read_hardware
 

@@ -40,8 +40,7 @@ def refuse_lengths(given: Mapping[str, Any], place: str) -> None:
     """UsageError where one place says twice how long a run is."""
     said = [key for key in LENGTHS if key in given]
     if len(said) > 1:
-        names = [f"--{key}" if place == "--" else f"{place}{key}" for key in said]
-        raise UsageError(names[1], f"beside {names[0]}", "say once how long a run is")
+        raise UsageError(f"{place}{said[1]}", f"beside {place}{said[0]}", "say once how long a run is")
 
 
 def _strategy(schedule: str, place: str) -> Any:

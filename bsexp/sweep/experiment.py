@@ -166,6 +166,7 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
     _check_claims(asked, base)
     wanted = [arm for arm in arms if not asked.claims or arm in _claimed(asked)]
     variants = add_sensitivity(arms, document, wanted, asked.rates, tune is not None)
+    arms |= {arm: settle(arms[arm], f"arms.{arm}.", execution.get("hardware")) for arm in variants}
     return replace(asked, variants=variants)
 
 
