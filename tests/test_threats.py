@@ -7,14 +7,14 @@ import pytest
 
 from bsexp.analysis.claims import Claim, Verdict
 from bsexp.analysis.declared import Declared
-from bsexp.analysis.facts import facts_of, scope_of
+from bsexp.analysis.facts import facts_of, runs_of, scope_of
 from bsexp.analysis.paired import Estimate, t_quantile
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.analysis.words import Word
 from bsexp.report.forest import forest, picture
 from bsexp.report.groups import make_groups, without_variants
 from bsexp.report.threats import threats
-from bsexp.report.verdicts import answer, sensitivity_table, verdict_table
+from bsexp.report.verdicts import answer, difference_text, pooled_table, sensitivity_table, verdict_table
 from bsexp.store.tables import Results
 from tests.made_results import results
 
@@ -127,6 +127,44 @@ def test_the_answer_has_the_numbers_of_the_first_claim_then_counts() -> None:
         "“Growing is better” is supported: in test accuracy grow less small is +10.00 points, between +5.00 "
         "and +15.00, over 3 seeds, in 20 against 40 updates. Of 2 declared claims: 1 supported, 1 exploratory."
     )
+
+
+def test_an_effect_on_several_tasks_is_pooled_and_asked_for_differences() -> None:
+    def task(mean: float) -> Judged:
+        given = judged()
+        estimate = Estimate(mean, mean - 0.05, mean + 0.05, 3)
+        return replace(
+            given, declared=replace(given.declared, pool="growing"), verdict=replace(given.verdict, estimate=estimate)
+        )
+
+    table = pooled_table(Findings([task(0.1), task(0.3)], "", []))
+    assert table is not None
+    (row,) = table.rows
+    # Equal errors of .05 / t: the mean is .2, and Q = 2 (.1 / error)^2 on one degree of freedom.
+    error = 0.05 / t_quantile(3)
+    assert row[2].sort == pytest.approx(0.2)
+    assert row[4].sort == pytest.approx(2 * (0.1 / error) ** 2)
+    assert pooled_table(Findings([task(0.1)], "", [])) is None
+
+
+def test_shares_are_told_in_points_and_slopes_have_no_unit() -> None:
+    given = judged()
+    assert difference_text(given) == "+10.00 [+5.00, +15.00]"
+    claim = replace(given.declared.claim, outcome="memorised")
+    share = replace(given, declared=replace(given.declared, claim=claim))
+    # A cost: verdicts speak of gains, tables of the outcome itself.
+    assert difference_text(share) == "−10.00 [−15.00, −5.00]"
+    arms, places = ("grow", "small", "large"), (1.0, 2.0, 4.0)
+    claim = replace(given.declared.claim, kind="slope", arms=arms, positions=places)
+    slope = replace(given, declared=replace(given.declared, claim=claim))
+    assert difference_text(slope) == "+0.1000 [+0.0500, +0.1500]"
+
+
+def test_runs_at_a_rate_of_their_own_belong_to_their_arm() -> None:
+    given = made()
+    given.runs["arm"] = given.runs["arm"].replace("grow", "grow (lr=0.1)")
+    assert len(runs_of(given, "grow", 0.1)) == 3
+    assert len(runs_of(given, "grow", 0.2)) == 0
 
 
 def test_variants_stand_in_a_table_of_their_own_and_in_no_figure() -> None:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bsexp.analysis.confounds import Facts
+from bsexp.analysis.outcomes import arm_of
 from bsexp.config import RunConfig
 from bsexp.errors import BsexpError
 from bsexp.planning import micro_batch_sizes
@@ -46,7 +47,8 @@ def scope_of(results: "Results", arm: str) -> str:
 def runs_of(results: "Results", arm: str, lr: float | None) -> "pandas.DataFrame":
     """The finished runs of an arm, at `lr` where it is given."""
     runs = results.runs
-    mine = runs[(runs["arm"] == arm) & (runs["status"] == "finished")]
+    named = runs["arm"].map(lambda name: arm_of(results, str(name)))
+    mine = runs[(named == arm) & (runs["status"] == "finished")]
     return mine if lr is None else mine[(mine["lr"] / lr - 1).abs() < 1e-9]
 
 

@@ -42,11 +42,9 @@ def outcomes_of(results: "Results", wanted: Iterable[str], chosen: Mapping[str, 
     examples = {outcome: read_examples(results.place, outcome) for outcome in wanted}
     target = next(iter(results.definition.get("target", {}).items()), None)
     curves = dict(list(results.evals.groupby("config_hash"))) if target else {}
-    known = results.definition.get("arms", {})
     found: Found = {}
     for row in results.runs.to_dict("records"):
-        # Runs of one arm that differ in more than their seed, as those at other rates do, have that behind its name.
-        arm = str(row["arm"]) if row["arm"] in known else str(row["arm"]).partition(" (")[0]
+        arm = arm_of(results, str(row["arm"]))
         if arm in chosen and not math.isclose(row["lr"], chosen[arm], rel_tol=1e-9):
             continue
         key = str(row["config_hash"])
@@ -60,6 +58,11 @@ def outcomes_of(results: "Results", wanted: Iterable[str], chosen: Mapping[str, 
     if target:
         _add_ladders(found, target)
     return _tuning_records(results, chosen) | found
+
+
+def arm_of(results: "Results", name: str) -> str:
+    """The arm that runs called `name` belong to: those that differ in more than their seed have that behind it."""
+    return name if name in results.definition.get("arms", {}) else name.partition(" (")[0]
 
 
 def _number(value: Any) -> float | None:

@@ -25,17 +25,14 @@ MOST_SPREADS = 64.0
 class Outlook:
     """What a claim can come to. `alpha`: the level of the first of the family under Holm (with looks: at the last one).
 
-    `min_p`: the smallest p of the claimed word that its least sensitive test can reach. `effect`: the effect (of the
-    control, where the margin is a share of it; of the margin, where it is absolute) that is found with POWER_WANTED, in
-    standard deviations of the paired difference over seeds; None where none is, or for ratios. `power`: at the stated
-    sd and effect; None where they aren't stated. `lacking`: why no word can be hoped for; empty where one can.
+    `min_p`: the smallest p of the claimed word that its least sensitive test can reach. `power`: at the stated sd and
+    effect; None where they aren't stated. `lacking`: why no word can be hoped for; empty where one can.
     """
 
     claim: str
     num_pairs: int
     alpha: float
     min_p: float
-    effect: float | None
     power: float | None
     lacking: str
 
@@ -63,7 +60,17 @@ def _outlook(declared: Declared, share: float) -> Outlook:
         lacking = f"{num} seeds reach p {least:.2g} at best, {level:.2g} is needed"
     elif stated is not None and stated < POWER_WANTED:
         lacking = f"power {stated:.2f} at the stated sd and effect, {POWER_WANTED} is wanted"
-    return Outlook(claim.name, num, level, least, detectable(power) if power and not lacking else None, stated, lacking)
+    return Outlook(claim.name, num, level, least, stated, lacking)
+
+
+def effect_found(claim: Claim, outlook: Outlook) -> float | None:
+    """The effect that is found with POWER_WANTED, in standard deviations of the paired difference over seeds.
+
+    That of the control where the margin is a share of it, the margin itself where it is absolute. None for ratios, and
+    where nothing can be found.
+    """
+    power = _power(claim, outlook.num_pairs, outlook.alpha)
+    return detectable(power) if power and not outlook.lacking else None
 
 
 def _smallest(num: int) -> float:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.report.drawing import style
 from bsexp.report.palette import ALARM, FAINT, INK
-from bsexp.report.verdicts import difference_text, size_of
+from bsexp.report.verdicts import difference_text, size_of, unit_of
 from bsexp.report.wording import Picture
 
 ROW, WRAP = 0.78, 46
@@ -54,13 +54,13 @@ def _axis(judged: Judged) -> str:
         return f"slope of log2 {claim.outcome}, less what was expected"
     if claim.kind == "ratio":
         return f"log2 ratio of {claim.outcome}, first over second"
-    unit = " (points)" if "accuracy" in claim.outcome else " (nats)" if "loss" in claim.outcome else ""
-    return f"difference in {claim.outcome}{unit}, first less second"
+    unit = unit_of(judged).name
+    return f"difference in {claim.outcome}{f' ({unit})' if unit else ''}, first less second"
 
 
 def _panel(axes: Axes, title: str, members: list[tuple[int, Judged]]) -> None:
     across = axes.get_yaxis_transform()
-    scale = 100.0 if "(points)" in title else 1.0
+    scale = unit_of(members[0][1]).scale
     for place, (number, judged) in enumerate(members):
         verdict = judged.verdict
         point, low, high = (scale * value for value in size_of(judged) if value is not None)

@@ -15,6 +15,7 @@ from bsexp.analysis.power import power_better
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.analysis.words import SENSITIVE
 from bsexp.report import numbers
+from bsexp.report.verdicts import unit_of
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -26,8 +27,7 @@ MOST_COMPARED = 3
 def threats(results: "Results", findings: Findings) -> list[str]:
     """The threats, as sentences with the numbers of the claims they belong to in front."""
     arms = {arm for judged in findings.judged for arm in _arms(judged)}
-    rates = {arm: lr for judged in findings.judged for arm, lr in judged.rates.items() if lr is not None}
-    facts = facts_of(results, arms, findings.chosen | rates)
+    facts = facts_of(results, arms, findings.chosen)
     said: dict[str, list[int]] = {}
     for number, judged in enumerate(findings.judged, start=1):
         for sentence in [*_chance(judged), *_between(judged, facts), *_scope(results, judged)]:
@@ -72,12 +72,8 @@ def _chance(judged: Judged) -> list[str]:
 
 
 def _size(judged: Judged, value: float) -> str:
-    claim = judged.declared.claim
-    if claim.kind == "slope":
-        return f"{value:.3g}"
-    if "accuracy" in claim.outcome or claim.outcome == "memorised":
-        return f"{100 * value:.2f} points"
-    return f"{value:.4f} nats" if "loss" in claim.outcome else f"{value:.3g}"
+    unit = unit_of(judged)
+    return f"{unit.scale * value:.{unit.digits}f} {unit.name}".rstrip()
 
 
 def _between(judged: Judged, facts: dict[str, Facts]) -> list[str]:

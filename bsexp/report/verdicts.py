@@ -3,7 +3,7 @@
 The one rule: a word never stands alone; the number, its interval and the number of pairs stand beside it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -45,10 +45,28 @@ def size_of(judged: Judged, other: "Verdict | None" = None) -> tuple[float | Non
     return tuple(None if each is None else sign * each + 0.0 for each in (point, low, high))  # type: ignore[return-value]
 
 
+class Unit(NamedTuple):
+    """How a claim's numbers are told: times `scale`, with so many digits, in a unit (empty: none)."""
+
+    scale: float
+    digits: int
+    name: str
+
+
+def unit_of(judged: Judged) -> Unit:
+    """Shares are told in points, losses in nats; slopes and logarithms of ratios have no unit."""
+    claim = judged.declared.claim
+    if claim.kind in ("slope", "ratio"):
+        return Unit(1.0, 4, "")
+    if "accuracy" in claim.outcome or claim.outcome in ("memorised", "generalization_gap"):
+        return Unit(100.0, 2, "points")
+    return Unit(1.0, 4, "nats" if "loss" in claim.outcome else "")
+
+
 def _text(value: float | None, judged: Judged) -> str:
     if value is None:
         return numbers.DASH
-    digits, scale = (2, 100) if "accuracy" in judged.declared.claim.outcome else (4, 1)
+    scale, digits, _ = unit_of(judged)
     text = f"{scale * value:+.{digits}f}"
     # A rounded zero has no sign.
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
@@ -80,7 +98,7 @@ def verdict_table(findings: Findings) -> Table:
         pairs = Cell(str(verdict.num_pairs), float(verdict.num_pairs))
         rows.append([*cells, Cell(margin, verdict.margin), Cell(p_holm, verdict.p_holm), pairs])
     note = (
-        f"{findings.standing} Differences are the first arm less the second, accuracies in points, losses in nats, "
+        f"{findings.standing} Differences are the first arm less the second, shares in points, losses in nats, "
         "ratios as log2; intervals at the level left after Holm over the claims. Positive losses are worse."
     )
     headings = ["Claim", "Verdict", "Arms", "Outcome", "Difference", "Margin", "p (Holm)", "Pairs"]
@@ -124,10 +142,11 @@ def sensitivity_table(findings: Findings) -> Table | None:
 
 def pooled_table(findings: Findings) -> Table | None:
     """Each effect that several claims measure (`pool`): its mean over tasks, and whether the tasks differ."""
-    pools: dict[str, list[Judged]] = {}
+    pools: dict[str, list[tuple[Judged, float, float]]] = {}
     for judged in findings.judged:
-        if judged.declared.pool and _error(judged) is not None:
-            pools.setdefault(judged.declared.pool, []).append(judged)
+        point, error = size_of(judged)[0], _error(judged)
+        if judged.declared.pool and point is not None and error is not None:
+            pools.setdefault(judged.declared.pool, []).append((judged, point, error))
     rows = [_pooled(name, members) for name, members in pools.items() if len(members) > 1]
     if not rows:
         return None
@@ -148,15 +167,14 @@ def _error(judged: Judged) -> float | None:
     return found.half_width / t_quantile(found.num, 1 - judged.verdict.alpha)
 
 
-def _pooled(name: str, members: list[Judged]) -> list[Cell]:
-    points = [size_of(judged)[0] or 0.0 for judged in members]
-    errors = [_error(judged) or 0.0 for judged in members]
-    found = heterogeneity(points, errors, [judged.verdict.num_pairs for judged in members])
-    texts = [_text(value, members[0]) for value in (found.pooled.mean, found.pooled.low, found.pooled.high)]
-    between = _text(found.between**0.5, members[0]).lstrip("+")
+def _pooled(name: str, members: list[tuple[Judged, float, float]]) -> list[Cell]:
+    claims, points, errors = zip(*members, strict=True)
+    found = heterogeneity(points, errors, [judged.verdict.num_pairs for judged in claims])
+    texts = [_text(value, claims[0]) for value in (found.pooled.mean, found.pooled.low, found.pooled.high)]
+    between = _text(found.between**0.5, claims[0]).lstrip("+")
     return [
         Cell(name),
-        Cell(", ".join(judged.verdict.arms[0] for judged in members)),
+        Cell(", ".join(judged.verdict.arms[0] for judged in claims)),
         Cell(f"{texts[0]} [{texts[1]}, {texts[2]}]", found.pooled.mean),
         Cell(between, found.between**0.5),
         Cell(f"{found.q:.2f} on {found.freedom}", found.q),
@@ -185,8 +203,7 @@ def _lead(judged: Judged, results: "Results") -> str:
         names = {"slope": "the slope less what is expected", "ratio": f"log2 of {' over '.join(verdict.arms)}"}[
             claim.kind
         ]
-    unit = " points" if "accuracy" in claim.outcome else " nats" if "loss" in claim.outcome else ""
-    told += f": in {claim.outcome.replace('_', ' ')} {names} is {_text(point, judged)}{unit}"
+    told += f": in {claim.outcome.replace('_', ' ')} {names} is {_text(point, judged)} {unit_of(judged).name}".rstrip()
     if low is not None:
         told += f", between {_text(low, judged)} and {_text(high, judged)},"
     told += f" over {verdict.num_pairs} seeds"
