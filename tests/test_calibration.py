@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bsexp.analysis.claims import Record
+from bsexp.analysis.judging import judge
 from tests.calibration import scenarios
 from tests.calibration.__main__ import PARTS, main
 from tests.calibration.scenarios import Row, family
@@ -67,3 +69,28 @@ def test_everything_holds_on_a_small_scale(tmp_path: Path, capsys: pytest.Captur
     assert all(f"## {title}" in told for title, _ in PARTS)
     assert "**no**" not in told
     assert "nan" not in (tmp_path / "calibration.csv").read_text()
+
+
+def test_a_word_that_real_runs_make_up_is_counted_as_wrong() -> None:
+    from tests.calibration.real import CLAIMS, SEEDS, Told, rows_of
+
+    random = np.random.default_rng(0)
+
+    def told(gain: float) -> Told:
+        """An experiment in which `a` came out better than `b` by `gain`, the control far below both."""
+        means = {"a": 0.8 + gain, "b": 0.8, "c": 0.5}
+        records = {}
+        for arm, mean in means.items():
+            for seed in SEEDS:
+                accuracy = mean + 0.01 * random.standard_normal()
+                records[arm, seed] = Record("finished", {"test_accuracy": accuracy, "test_loss": 1 - accuracy})
+        alone = [judge([claim], records, generator=random)[0] for claim in CLAIMS]
+        return Told(alone, judge(CLAIMS, records, generator=random))
+
+    rows = {row.what: row for row in rows_of([told(0.0), told(0.2)])}
+    # By chance alone `a` and `b` never come out .2 apart: whoever says "better" then, or "not equivalent", errs.
+    for what in ("better", "equivalent"):
+        assert rows[f"wrong: {what} in test_accuracy"].count == rows[f"wrong: {what} in test_loss"].count == 1
+    assert rows["wrong: worse in test_loss"].count == 0
+    assert rows["95 % interval over seeds covers 0, test_accuracy"].count == 1
+    assert rows["any wrong word in a family of 8"].count == 1
