@@ -325,3 +325,34 @@ def test_double_precision_and_adamw_run(digits: Images) -> None:
     assert rows[0].noise_scale is None
     assert run.outcome is not None
     assert run.outcome.status == "finished"
+
+
+def test_the_next_and_the_largest_batch_are_rehearsed_before_the_clock(
+    digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    rehearse = Updater.rehearse
+
+    def note(self: Updater, picks: Any) -> None:
+        seen.append(len(picks.index))
+        rehearse(self, picks)
+
+    monkeypatch.setattr(Updater, "rehearse", note)
+    steps = {"shape": "step", "milestones": [0.5], "factor": 4}
+    options: dict[str, Any] = {"parameters": steps, "batch_size": 10, "max_batch": 40, "dropout": 0.2}
+    numbers = torch.get_rng_state()
+    run = training(digits, **options)
+    assert seen == [40, 10]
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert run._train_clock.seconds == 0
+    assert run._stream.position == 0
+    # 400 samples: 20 updates of 10, then 5 of 40.
+    while run.samples < 200:
+        next(run)
+    seen.clear()
+    training(digits, run.state(), **options)
+    assert seen == [40]
+    # Where a batch is run in parts, one part is rehearsed.
+    seen.clear()
+    training(digits, **options, micro_batch=16)
+    assert seen == [14, 10], "40 is run as 13, 13 and 14"

@@ -233,7 +233,7 @@ class Training:
         hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
         size, _ = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         parts = [
-            micro_batch_sizes(each, self.config, self._updater.limit)[0] for each in (self.plan.largest_batch, size)
+            max(micro_batch_sizes(each, self.config, self._updater.limit)) for each in (self.plan.largest_batch, size)
         ]
         # Sizes to be compiled for are rehearsed when their turn comes.
         self._rehearse([part for part in dict.fromkeys(parts) if part not in self.compiled_sizes])
