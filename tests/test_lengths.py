@@ -102,3 +102,6 @@ def test_a_run_has_as_many_updates_as_asked_for(bsexp: Bsexp) -> None:
     refused = bsexp("run", "fixed-small", "--updates", "60", "--epochs", "1")
     assert refused.returncode == 2
     assert "beside --epochs" in refused.stderr
+    useless = bsexp("run", "fixed-small", "--updates", "60", "--hardware", "hardware.csv")
+    assert useless.returncode == 2
+    assert "without a budget in seconds" in useless.stderr

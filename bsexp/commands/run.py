@@ -8,7 +8,7 @@ from bsexp.commands.given import parameters_of, talk_of, values_of
 from bsexp.commands.making import execution_of
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk
-from bsexp.errors import BsexpError, RunsFailed
+from bsexp.errors import BsexpError, RunsFailed, UsageError
 from bsexp.options import SETTINGS
 from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment
@@ -26,6 +26,8 @@ def main(schedule: str, given: dict[str, Any]) -> int:
     """Train `schedule` with the options given; 0, or 3 where the run failed."""
     talk = talk_of(given)
     values = values_of(given)
+    if "hardware" in values and not values.get("budget", "").startswith("seconds:"):
+        raise UsageError("--hardware", "without a budget in seconds", "add --budget seconds:S, or leave it out")
     run = planned_run(schedule, values, given.get("set", []))
     out = Path(values.get("out", "results"))
     place = Experiment(out / values.get("name", "runs"))

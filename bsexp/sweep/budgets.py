@@ -27,6 +27,8 @@ def settle(
 
     UsageError with `place` for a budget that no plan meets.
     """
+    if hardware is not None and not Path(hardware).is_file():
+        raise UsageError("--hardware", f"{hardware}: no such file", "bsexp measure makes a hardware.csv")
     given = {key: settings[key] for key in ("updates", "budget") if settings.get(key) is not None}
     if not given:
         return settings
@@ -95,8 +97,6 @@ def _counting(config: RunConfig, num_train: int) -> Callable[[int], float]:
 def _timing(config: RunConfig, num_train: int, where: str, hardware: str | None) -> Callable[[int], float]:
     if hardware is None:
         raise UsageError(where, "seconds without a machine", "add --hardware FILE (bsexp measure makes one)")
-    if not Path(hardware).is_file():
-        raise UsageError("--hardware", f"{hardware}: no such file", "bsexp measure makes a hardware.csv")
     from bsexp.analysis.hardware import HardwareTable, count_sizes, modelled_seconds
     from bsexp.store.hardware import read_hardware
 
