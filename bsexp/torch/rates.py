@@ -185,8 +185,9 @@ class ScheduledRates:
         hyper = clock.hyper()
         for group in self.optimizer.param_groups:
             has = group["betas"][0] if "betas" in group else group.get("momentum")
-            if clock.moves_momentum and has is None:
-                raise UsageError("momentum", f"{name} has none", "give the schedule cycle_momentum=False")
+            if clock.moves_momentum and (has is None or isinstance(has, Tensor)):
+                which = f"{name} has {'none' if has is None else 'it as a tensor'}"
+                raise UsageError("momentum", which, "give the schedule cycle_momentum=False")
             if not clock.moves_momentum and float(has or 0.0) != hyper.momentum:
                 which = f"{float(has or 0.0):g} in {name}, {hyper.momentum:g} by the schedule"
                 raise UsageError("momentum", which, "make them the same")
