@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from itertools import chain
 from typing import Any
 
@@ -15,7 +16,14 @@ from bsexp.errors import UsageError
 from bsexp.schedules import Hyper, Progress
 from bsexp.seeding import derive
 from bsexp.torch import ScheduledBatchSampler, ScheduledRates, parts
+from tests.conftest import ROOT
 from tests.loops import LOADERS, Loop, Numbered
+
+# Of workers: on one core, and from Python 3.12 where torch has threads already.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+]
 
 N = 300
 DIGITS = 1293  # what is left of digits to train on
@@ -386,9 +394,30 @@ def test_states_of_another_plan_seed_or_time_are_refused() -> None:
         growing().load_state_dict({**state["sampler"], "samples": 41})
 
 
-def test_a_schedule_is_asked_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_is_asked_in_samples() -> None:
     def schedule(progress: Progress) -> Hyper:
         return Hyper(10 if progress.samples < 100 else 25, 0.5, 0.9)
 
     loop = Loop(ScheduledBatchSampler(schedule, N, epochs=1)).run()
     assert [row.batch_size for row in loop.rows] == [10] * 10 + [25] * 8
+
+
+# ---- the README's example
+
+
+def test_the_readmes_loop_runs_and_grows_its_batches() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Taking it home")[2]
+    source = text.partition("```python\n")[2].partition("```")[0]
+    # What turns an ordinary loop into this one: ten lines at most.
+    assert len(re.findall(r"^.*(?:Scheduled|sampler|rates|loader).*$", source, re.MULTILINE)) <= 10
+    sizes: list[int] = []
+    noted = source.replace(
+        "        optimizer.step()\n", "        optimizer.step()\n        sizes.append(len(labels))\n"
+    )
+    space: dict[str, Any] = {"sizes": sizes}
+    exec(compile(noted, "README.md", "exec"), space)
+    # 12,000 samples: 16 up to 3,600, 80 up to 7,200, then the cap of 200 (400 and 2,000 are wanted) with falling rates.
+    # 225 x 16 = 3,600; 45 x 80 = 7,200; 4,800 = 24 x 200.
+    assert sizes == [16] * 225 + [80] * 45 + [200] * 24
+    assert sum(sizes) == space["sampler"].total_samples
+    assert space["optimizer"].param_groups[0]["lr"] == pytest.approx(0.1 * 200 / 2000)
