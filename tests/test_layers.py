@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 LAYERS = [
     ["errors", "seeding", "plugins"],
     ["schedules"],
-    ["catalog", "options"],
+    ["catalog", "option", "options"],
     ["config", "records", "planning", "export"],
     ["data", "models"],
     ["store"],
@@ -28,8 +28,14 @@ LAYERS = [
     ["streams", "console", "commands", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "options", "export")
-STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "options", "export")
+NO_TORCH = (
+    *("analysis", "report", "store", "console", "commands", "config", "records", "planning"),
+    *("option", "options", "export"),
+)
+STANDARD_ONLY = (
+    *("streams", "errors", "seeding", "plugins", "schedules", "catalog"),
+    *("option", "options", "export"),
+)
 OUTSIDE = ("torch", "lightning", "transformers")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"

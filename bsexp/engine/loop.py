@@ -80,6 +80,7 @@ class Training:
                 ledger.evaluate(0, 0, 0.0)
         else:
             self._restore(state)
+        self._rehearse_ends()
 
     def __iter__(self) -> "Training":
         return self
@@ -100,8 +101,8 @@ class Training:
         hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
-        if unrehearsed := self._updater.unrehearsed(sizes):
-            self._rehearse(unrehearsed)
+        if uncompiled := self._updater.uncompiled(sizes):
+            self._rehearse(uncompiled)
         self._train_clock.start()
         picks = self._stream.take(size)
         loss, sizes = self._updater.update(picks, hyper, sizes)
@@ -220,6 +221,22 @@ class Training:
         self.compiled_sizes = frequent_parts(config, self.num_train) if compile else ()
         compiled = CompiledModel(self._model, self.compiled_sizes, self.device) if self.compiled_sizes else None
         self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled)
+
+    def _rehearse_ends(self) -> None:
+        """Rehearse the next part and the largest one to come.
+
+        A batch that grows into memory that nobody has touched yet would pay for that inside the clock, one that is
+        large from the start outside.
+        """
+        if self.samples >= self.total_samples:
+            return
+        hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+        size, _ = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
+        parts = [
+            micro_batch_sizes(each, self.config, self._updater.limit)[0] for each in (self.plan.largest_batch, size)
+        ]
+        # Sizes to be compiled for are rehearsed when their turn comes.
+        self._rehearse([part for part in dict.fromkeys(parts) if part not in self.compiled_sizes])
 
     def _rehearse(self, sizes: list[int]) -> None:
         self._train_clock.stop()
