@@ -4,6 +4,8 @@ The one rule: command line, environment variables, TOML keys, RunConfig and the 
 and from nothing else. A field of RunConfig is an option with `in_id`.
 """
 
+from dataclasses import replace
+
 from bsexp.option import TRAINING, Option
 from bsexp.option import choice as _choice
 from bsexp.option import count as _count
@@ -344,7 +346,7 @@ _EXECUTION = (
     ),
 )
 
-EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "measure", "status", "list", "init", "doctor")
+EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "export", "measure", "status", "list", "init", "doctor")
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),
@@ -352,7 +354,17 @@ _TALK = (
     Option("debug", "flag", False, "tracebacks of errors", EVERYWHERE, in_id=False, no_form=None),
 )
 
-OPTIONS: dict[str, Option] = {option.name: option for option in (*_STUDY, *_EXECUTION, *_TALK)}
+# What batch sizes, rates and the length of a run depend on: `export` takes these of the options of `plan`.
+_SHAPING = {
+    *("dataset", "train_size", "val_fraction", "num_train", "epochs", "updates", "budget", "hardware"),
+    *("batch_size", "max_batch", "lr", "lr_scaling", "reference_batch", "warmup_epochs", "momentum", "optimizer"),
+    *("set", "allow_unstable"),
+}
+
+OPTIONS: dict[str, Option] = {
+    option.name: replace(option, commands=(*option.commands, "export")) if option.name in _SHAPING else option
+    for option in (*_STUDY, *_EXECUTION, *_TALK)
+}
 RUN_FIELDS: tuple[str, ...] = tuple(option.name for option in OPTIONS.values() if option.in_id)
 # The ways to say how long a run is, of which the first is part of it and the others are turned into it.
 LENGTHS = ("epochs", "updates", "budget")

@@ -16,18 +16,27 @@ LAYERS = [
     ["errors", "seeding", "plugins"],
     ["schedules"],
     ["catalog", "option", "options"],
-    ["config", "records", "planning"],
+    ["config", "records", "planning", "export"],
     ["data", "models"],
     ["store"],
     ["engine"],
     ["analysis"],
     ["sweep"],
     ["report"],
+    # A user's own loop: nothing of ours but tests may import these.
+    ["torch", "lightning", "transformers"],
     ["streams", "console", "commands", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "option", "options")
-STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "option", "options")
+NO_TORCH = (
+    *("analysis", "report", "store", "console", "commands", "config", "records", "planning"),
+    *("option", "options", "export"),
+)
+STANDARD_ONLY = (
+    *("streams", "errors", "seeding", "plugins", "schedules", "catalog"),
+    *("option", "options", "export"),
+)
+OUTSIDE = ("torch", "lightning", "transformers")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"
 )
@@ -59,6 +68,14 @@ def test_imports_run_downward_only(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "bsexp" and len(parts) > 1:
             assert LEVEL[parts[1]] <= mine, f"{path.relative_to(ROOT)} imports {name} from above"
+
+
+def test_nothing_of_ours_depends_on_what_users_loops_import() -> None:
+    for path in MODULES:
+        if layer(path) not in OUTSIDE:
+            assert not [
+                name for name, _ in imports(path) if name.startswith(tuple(f"bsexp.{part}" for part in OUTSIDE))
+            ]
 
 
 def test_the_engine_sees_neither_store_nor_console() -> None:
@@ -110,7 +127,7 @@ def probe(arguments: list[str], heavy: tuple[str, ...], cwd: Path) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["plan"], ["report"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["plan"], ["export"], ["report"]])
 def test_help_imports_neither_pydantic_nor_anything_heavy(command: list[str], tmp_path: Path) -> None:
     assert probe([*command, "--help"], ("pydantic", *HEAVY), tmp_path) == "code=0 heavy=[]"
 
@@ -126,6 +143,7 @@ def test_help_of_a_heavier_command_would_be_noticed(tmp_path: Path) -> None:
         (["list", "schedules"], 0),
         (["plan", "growing-batch"], 0),
         (["plan", "quick.toml"], 0),
+        (["export", "growing-batch"], 0),
         (["status", "results"], 0),
         (["run", "fixed-small", "--lr", "-1"], 2),
         (["run", "nosuch"], 2),
