@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors", "seeding", "plugins"],
+    ["signals"],
     ["schedules"],
     ["catalog", "options"],
     ["config", "records", "planning"],
@@ -27,7 +28,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "options")
-STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "schedules", "catalog", "options")
+STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "signals", "schedules", "catalog", "options")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"
 )
