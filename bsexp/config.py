@@ -149,6 +149,11 @@ class _Run(BaseModel):
     def __hash__(self) -> int:
         return hash(self.hash)
 
+    @property
+    def measures_noise(self) -> bool:
+        """Whether |G|^2 and tr(Sigma) are measured along the run."""
+        return bool(self.measure_noise)
+
     def build_schedule(self) -> Schedule:
         """The schedule with this run's values. Raises UsageError."""
         setting = Setting(

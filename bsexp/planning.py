@@ -18,6 +18,8 @@ MOST_UPDATES = 100_000_000
 # Compiling for a size takes as long as hundreds of updates, ten seconds and more: for few sizes, and for none that is
 # hardly used.
 MOST_COMPILED, LEAST_COMPILED = 8, 0.02
+# More parts would tell little more of a batch's noise (its error falls as 1 + 1 / (n - 1)), in ever smaller pieces.
+NOISE_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
         sizes[update.batch_size] = sizes.get(update.batch_size, 0) + 1
         _check_updates(config, update.step + 1)
     _check_statistics(config, set(sizes))
+    _check_noise(config, max(sizes))
     return Plan(num_train, total, sum(sizes.values()), next(iter(sizes)), max(sizes), min(sizes), cap or max(sizes))
 
 
@@ -97,6 +100,24 @@ def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = N
     return [end - start for start, end in pairwise(edges)]
 
 
+def noise_parts(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
+    """The parts of a batch that tell its noise: those that it is run in or, where it is run whole, NOISE_PARTS of it.
+
+    None smaller than a ghost batch, or than 2 samples with statistics over a whole part. Empty for a batch that can't
+    be cut so. `memory` as in `micro_batch_sizes`.
+    """
+    sizes = micro_batch_sizes(batch_size, config, memory)
+    if len(sizes) > 1:
+        return sizes
+    unit = config.ghost_batch if config.norm == "batch" and config.ghost_batch else 1
+    units = batch_size // unit
+    parts = min(NOISE_PARTS, units // 2 if _plain_statistics(config) else units)
+    if parts < 2:
+        return []
+    edges = [unit * (units * k // parts) for k in range(parts)] + [batch_size]
+    return [end - start for start, end in pairwise(edges)]
+
+
 def frequent_parts(config: RunConfig, num_train: int) -> tuple[int, ...]:
     """The sizes worth compiling for, ascending: the MOST_COMPILED micro-batch sizes that most samples go through.
 
@@ -130,6 +151,13 @@ def smaller_part(size: int, config: RunConfig) -> int:
 
 def _plain_statistics(config: RunConfig) -> bool:
     return config.norm == "batch" and not config.ghost_batch
+
+
+def _check_noise(config: RunConfig, largest: int) -> None:
+    if config.measures_noise and not noise_parts(largest, config):
+        what = f"ghost batches of {config.ghost_batch}" if config.ghost_batch else "its samples"
+        which = f"a batch of {largest} can't be cut between {what} into parts with gradients of their own"
+        raise UsageError("measuring noise", which, "use larger batches")
 
 
 def _check_statistics(config: RunConfig, sizes: set[int]) -> None:

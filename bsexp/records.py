@@ -29,7 +29,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A row of steps.csv: the updates since the row before, up to and including `step`; `samples` after it."""
+    """A row of steps.csv: the updates since the row before, up to and including `step`; `samples` after it.
+
+    `grad_sq_norm` and `grad_var` are the means of what was measured since the row before, unbiased, of one sample:
+    |G|^2, which may be negative, and tr(Sigma). `b_simple`, in samples, is the ratio of the two after smoothing.
+    """
 
     step: int
     samples: int

@@ -15,15 +15,16 @@ from torch import Tensor
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.splits import Part, TrainingData, generator, prepare
-from bsexp.data.stream import SampleStream
+from bsexp.data.stream import Picks, SampleStream
 from bsexp.engine.clock import Clock
 from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
+from bsexp.engine.noise import Norms, measuring_due
 from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
-from bsexp.planning import frequent_parts, micro_batch_sizes, plan_run
+from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Progress, consult, share
 from bsexp.seeding import derive
@@ -104,8 +105,11 @@ class Training:
             self._rehearse(unrehearsed)
         self._train_clock.start()
         picks = self._stream.take(size)
-        loss, sizes = self._updater.update(picks, hyper, sizes)
-        made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss)
+        measured = self._own.noise and measuring_due(self.samples, self.samples + size, self.total_samples)
+        norms = self._measure(picks) if measured and len(sizes) == 1 else None
+        loss, sizes = self._updater.update(picks, hyper, sizes, read=bool(measured))
+        norms = norms or self._updater.norms
+        made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss, norms)
         self._own.follow(made)
         self.step, self.samples = self.step + 1, self.samples + size
         self._own.queue.append(StepRecord(made.step, made.samples, size, hyper.lr, hyper.momentum, loss))
@@ -119,6 +123,19 @@ class Training:
             if rider.due(made):
                 self._train_clock.stop()
                 rider.write(made, self._train_clock.seconds)
+
+    def _measure(self, picks: Picks) -> Norms | None:
+        """The noise of a batch that is run whole, by a pass beside its update; None where it can't be cut."""
+        parts = noise_parts(len(picks.index), self.config, self._updater.limit)
+        if not parts:
+            return None
+        # Nothing of the training depends on it: its seconds are those of looking on.
+        self._train_clock.stop()
+        self._own.clock.start()
+        norms = self._updater.measure(picks, parts)
+        self._own.clock.stop()
+        self._train_clock.start()
+        return norms
 
     def _reseed(self) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.

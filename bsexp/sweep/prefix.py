@@ -64,6 +64,9 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
     rest = {name: value for name, value in config.model_dump().items() if name not in THROUGH_THE_SCHEDULE}
     if config.weight_decay_clock != "samples":
         del rest["reference_batch"]
+    if config.measures_noise:
+        # Which updates are measured depends on the budget.
+        rest["epochs"] = config.epochs
     return tuple(sorted((name, repr(value)) for name, value in rest.items()))
 
 
