@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, tuple[str, str, bool]] = {
     "plan": ("subject", "A schedule or an experiment file.", True),
     "measure": ("", "", False),
     "status": ("folder", "A folder of results [results].", False),
-    "list": ("kind", "schedules, shapes, datasets or models.", True),
+    "list": ("kind", "schedules, shapes, policies, datasets or models.", True),
     "init": ("", "", False),
     "doctor": ("", "", False),
 }
@@ -50,7 +50,7 @@ HELP = {
     "plan": "Show what a schedule or an experiment would do; nothing is trained.",
     "measure": "Measure seconds and memory per update at several batch sizes, on this machine; writes hardware.csv.",
     "status": "Count finished, running, waiting, failed and diverged runs.",
-    "list": "List schedules, shapes, data sets or models.",
+    "list": "List schedules, shapes, policies, data sets or models.",
     "init": "Print a commented experiment file to start from.",
     "doctor": "Check versions, devices, data and write access; each problem with its cure.",
 }

@@ -3,6 +3,7 @@
 The one rule: everything that a run could be refused for is found here, before anything is trained or written.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -10,7 +11,8 @@ from itertools import pairwise
 from bsexp import catalog
 from bsexp.config import RunConfig
 from bsexp.errors import MemoryExhausted, UsageError
-from bsexp.schedules import simulate
+from bsexp.schedules import Hyper, Schedule, simulate
+from bsexp.schedules.closed import DECISIONS, ClosedLoop
 from bsexp.schedules.planned import Planned
 
 # Planning one update takes 3 microseconds, making one at least 200: hours to plan would be weeks to train.
@@ -26,6 +28,9 @@ NOISE_PARTS = 4
 class Plan:
     """A run's outline. Batch sizes are in samples; `largest_batch` is the largest one that an update really gets,
     `max_batch` the cap on what a schedule may want.
+
+    Of a closed loop only bounds are known: `updates` is then the most and `fewest_updates` the fewest there can be, and
+    batches lie between `smallest_batch` and `largest_batch`.
     """
 
     num_train: int
@@ -35,6 +40,7 @@ class Plan:
     largest_batch: int
     smallest_batch: int
     max_batch: int
+    fewest_updates: int | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -46,7 +52,10 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
         raise UsageError("momentum", "0 with nesterov", "Nesterov momentum needs some: above 0 and below 1")
     if config.evals and config.evals > total:
         raise UsageError("evals", str(config.evals), f"at most one per sample: {total:,}")
-    cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch
+    if isinstance(schedule, ClosedLoop) and not schedule.others:
+        return _plan_closed(config, schedule, total, num_train)
+    planned = schedule.ground if isinstance(schedule, ClosedLoop) else schedule
+    cap = planned.largest(num_train) if isinstance(planned, Planned) else config.max_batch
     # Known before it is counted: no update is larger than the cap.
     _check_updates(config, total // (cap or num_train))
     sizes: dict[int, int] = {}
@@ -56,6 +65,30 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
     _check_statistics(config, set(sizes))
     _check_noise(config, max(sizes))
     return Plan(num_train, total, sum(sizes.values()), next(iter(sizes)), max(sizes), min(sizes), cap or max(sizes))
+
+
+def _plan_closed(config: RunConfig, schedule: ClosedLoop, total: int, num_train: int) -> Plan:
+    """The bounds of what a closed loop can do: each decision may double the batch, or halve it."""
+    least, most = schedule.bounds(num_train)
+    _check_updates(config, total // most)
+    first = schedule.ground.setting.batch_size
+    counts = {}
+    for name, extreme in (
+        ("most", lambda k: max(least, -(-first // 2**k))),
+        ("fewest", lambda k: min(most, first * 2**k)),
+    ):
+        counts[name] = sum(1 for _ in simulate(_deciding(extreme), total_samples=total, num_train=num_train))
+        _check_updates(config, counts[name])
+    # When between one and two batches remain, the last two are of half as many samples at least.
+    smallest = min((least + 1) // 2, total) if most > least else least
+    _check_statistics(config, set(range(smallest, most + 1)) if config.norm == "batch" else {most})
+    _check_noise(config, least if config.steered_by("noise") else most)
+    return Plan(num_train, total, counts["most"], first, min(most, total), least, most, counts["fewest"])
+
+
+def _deciding(batch_after: Callable[[int], int]) -> Schedule:
+    """A schedule of nothing but batches: `batch_after` so many decisions."""
+    return lambda progress: Hyper(batch_after(DECISIONS * progress.samples // progress.total_samples), 1.0, 0.0)
 
 
 def _check_updates(config: RunConfig, updates: int) -> None:
@@ -124,6 +157,9 @@ def frequent_parts(config: RunConfig, num_train: int) -> tuple[int, ...]:
     One that fewer than LEAST_COMPILED of the samples go through isn't among them: remainders, and each of the many
     sizes of a batch that grows little by little. What isn't among them is to be run as it is.
     """
+    if config.closed_loop:
+        # Which sizes a closed loop will decide for nobody knows.
+        return ()
     total = config.total_samples(num_train)
     through: dict[int, int] = {}
     for update in simulate(config.build_schedule(), total_samples=total, num_train=num_train):

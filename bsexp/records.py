@@ -71,6 +71,32 @@ class EvalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A row of decisions.csv: what a policy made of what it saw after `step`, and why (`reason`).
+
+    `batch_size` and `lr_factor` hold from the next update on; `wanted` is what the rule asked for before limits: a
+    batch size in samples, or a factor on the rate; None where it held. `loss`, `grad_sq_norm` and `grad_var` are
+    smoothed, `b_simple` is the ratio of the two and `cosine` the one that it lets expect between the gradients of the
+    batch's halves. `val_loss` is that of the last evaluation since the decision before.
+    """
+
+    step: int
+    samples: int
+    epoch: float
+    policy: str
+    wanted: float | None
+    batch_size: int
+    lr_factor: float
+    loss: float | None
+    grad_sq_norm: float | None
+    grad_var: float | None
+    b_simple: float | None
+    cosine: float | None
+    val_loss: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareRow:
     """A row of hardware.csv: what an update of `batch_size` samples costs on `device`.
 

@@ -21,11 +21,11 @@ from bsexp.engine.averaging import AveragedModel
 from bsexp.engine.clock import Clock
 from bsexp.engine.evaluation import evaluate, evaluation_points
 from bsexp.engine.noise import NoiseLog, Norms
-from bsexp.records import EvalRow, StepRecord, StepRow
+from bsexp.records import DecisionRow, EvalRow, StepRecord, StepRow
 from bsexp.schedules import Hyper, noise_scale
 
-Record = StepRecord | StepRow | EvalRow
-ROWS = {"StepRecord": StepRecord, "StepRow": StepRow, "EvalRow": EvalRow}
+Record = StepRecord | StepRow | EvalRow | DecisionRow
+ROWS = {"StepRecord": StepRecord, "StepRow": StepRow, "EvalRow": EvalRow, "DecisionRow": DecisionRow}
 LOG_ROWS = 200
 
 

@@ -1,8 +1,8 @@
 """Training as an iterator of records.
 
-The one rule: `Training` knows no files and prints nothing. It yields a StepRecord for each update, a StepRow and an
-EvalRow where they are due; storing, showing and stopping belong to whoever consumes it, and `state()` between two
-records is a plain tree from which another Training goes on to the same bytes.
+The one rule: `Training` knows no files and prints nothing. It yields a StepRecord for each update, a StepRow, an
+EvalRow and DecisionRows where they are due; storing, showing and stopping belong to whoever consumes it, and `state()`
+between two records is a plain tree from which another Training goes on to the same bytes.
 """
 
 import math
@@ -22,11 +22,13 @@ from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
 from bsexp.engine.noise import Norms, measuring_due
+from bsexp.engine.steering import Steering
 from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
 from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Progress, consult, share
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.seeding import derive
 
 TRAIN_SUBSET = 1000
@@ -72,6 +74,9 @@ class Training:
         self._prepare_model(data, compile)
         self._train_clock = Clock(synchronize=synchronizer(self.device))
         self._own = self._ledger(config)
+        self._steering: Steering | None = None
+        if isinstance(self.schedule, ClosedLoop):
+            self._steering = Steering(self.schedule, self.total_samples, self.num_train, self._own.noise)
         self.riders = [self._ledger(rider) for rider in riders]
         self.step, self.samples, self._closing = 0, 0, False
         self.outcome: Outcome | None = None
@@ -98,7 +103,8 @@ class Training:
     # -- one update and what follows it
 
     def _advance(self) -> None:
-        hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+        schedule = self._steering.hyper if self._steering else self.schedule
+        hyper = consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
         if unrehearsed := self._updater.unrehearsed(sizes):
@@ -118,17 +124,32 @@ class Training:
             self._own.write(made, self._train_clock.seconds)
         else:
             self._train_clock.pause()
+        if self._steering:
+            self._steer(self._steering, made)
         for rider in self.riders:
             rider.follow(made)
             if rider.due(made):
                 self._train_clock.stop()
                 rider.write(made, self._train_clock.seconds)
 
+    def _steer(self, steering: Steering, made: Made) -> None:
+        """Let a closed loop see the update, and decide where that is due."""
+        steering.follow(made)
+        seen = self._own.last_eval
+        if seen is not None and seen.samples == made.samples and self._data.val is not None:
+            steering.evaluated(seen)
+        if steering.due(made) and not self._own.failure:
+            self._train_clock.stop()
+            self._own.queue.extend(steering.decide(made))
+
     def _measure(self, picks: Picks) -> Norms | None:
         """The noise of a batch that is run whole, by a pass beside its update; None where it can't be cut."""
         parts = noise_parts(len(picks.index), self.config, self._updater.limit)
         if not parts:
             return None
+        if self.config.steered_by("noise"):
+            # What a policy decides by is part of what the policy costs.
+            return self._updater.measure(picks, parts)
         # Nothing of the training depends on it: its seconds are those of looking on.
         self._train_clock.stop()
         self._own.clock.start()
@@ -271,6 +292,7 @@ class Training:
             "shrink": self._updater.shrink,
             "memory_limit": self._updater.limit,
             "train_seconds": self._train_clock.seconds,
+            "steering": self._steering.state() if self._steering else None,
             **ledger.state(),
         }
 
@@ -284,3 +306,5 @@ class Training:
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds = state["train_seconds"]
         self._own.restore(state)
+        if self._steering:
+            self._steering.restore(state["steering"])

@@ -10,9 +10,11 @@ from typing import Any
 from bsexp.errors import UsageError, nearest
 from bsexp.schedules import curves
 from bsexp.schedules.base import Schedule
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.schedules.custom import read_curve
 from bsexp.schedules.parameters import Parameter, above, choice, count, fraction, settle
 from bsexp.schedules.planned import Planned, Point, Rule, Setting, Strategy, Wanted
+from bsexp.schedules.policies import BATCH_POLICIES, LR_POLICIES, Policy, asked_by_shadow
 from bsexp.schedules.scaling import scaling_rule
 from bsexp.schedules.shapes import BATCH_SHAPES, LR_SHAPES, ONE_CYCLE_PARAMETERS
 
@@ -268,6 +270,29 @@ SCHEDULES: dict[str, Strategy] = {
             {"shape": {name: LR_SHAPES[name] for name in _CYCLES}},
         ),
         Strategy(
+            "adaptive-batch",
+            "decided along the run, by policy",
+            "constant, scaled by the policy's rule",
+            "see its policies: bsexp list policies",
+            _fixed,
+            (
+                choice("policy", "noise", tuple(BATCH_POLICIES), "what decides"),
+                count("min_batch", None, "least batch (batch_size)"),
+            ),
+            {"policy": BATCH_POLICIES},
+            closed=True,
+        ),
+        Strategy(
+            "adaptive-lr",
+            "B0",
+            "decided along the run, by policy",
+            "see its policies: bsexp list policies",
+            _fixed,
+            (choice("policy", "plateau", tuple(LR_POLICIES), "what decides"),),
+            {"policy": LR_POLICIES},
+            closed=True,
+        ),
+        Strategy(
             "custom",
             "batch_size times a curve",
             "lr times a curve",
@@ -307,6 +332,24 @@ def cycles_momentum(name: str, parameters: Mapping[str, Any]) -> bool:
     )
 
 
+def find_policy(name: str, parameters: Mapping[str, Any]) -> Policy | None:
+    """The policy of a closed loop with these parameters; None for any other schedule."""
+    if ":" in name or not find_strategy(name).closed:
+        return None
+    strategy = find_strategy(name)
+    assert strategy.shapes, "closed loops have policies"
+    policy: Policy = strategy.shapes["policy"][parameters.get("policy", strategy.own[0].default)]
+    return policy
+
+
+def default_scaling(name: str, parameters: Mapping[str, Any]) -> str:
+    """The rule for the rate of a schedule that isn't given one: the strategy's, its policy's, or the followed one's."""
+    policy = find_policy(name, parameters)
+    if policy and policy.name == "shadow":
+        return default_scaling(parameters.get("follow", policy.parameters[0].default), {})
+    return policy.lr_scaling if policy else find_strategy(name).lr_scaling
+
+
 def settle_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a named strategy with their values, checked; UsageError otherwise."""
     strategy = find_strategy(name)
@@ -327,7 +370,7 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
         return load_factory(name, setting, parameters)
     strategy = find_strategy(name)
     values = settle_parameters(name, parameters)
-    scale = scaling_rule(setting.lr_scaling or strategy.lr_scaling, setting.optimizer)
+    scale = scaling_rule(setting.lr_scaling or default_scaling(name, parameters), setting.optimizer)
     reference = setting.reference_batch or setting.batch_size
     start = values["warmup_start"]
     if start is None:
@@ -338,4 +381,24 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
         raise strategy.overflow("in its parameters") from None
     except ValueError as error:
         raise UsageError(strategy.name, "parameters that contradict one another", str(error)) from None
-    return Planned(strategy, setting, values, rule, scale, reference, start)
+    planned = Planned(strategy, setting, values, rule, scale, reference, start)
+    policy = find_policy(name, values)
+    return _closed(planned, policy) if policy else planned
+
+
+def _closed(ground: Planned, policy: Policy) -> Schedule:
+    """The closed loop of `policy` on the ground of what it doesn't decide."""
+    setting, values = ground.setting, ground.parameters
+    least = values.get("min_batch") or setting.batch_size
+    if least > setting.batch_size:
+        raise UsageError("min_batch", str(least), f"at most batch_size = {setting.batch_size}, where it starts")
+    decide = policy.build(setting, values)
+    moves = ground.strategy.name == "adaptive-batch"
+    if policy.name != "shadow":
+        return ClosedLoop(ground.strategy.name, policy.name, ground, decide, moves, least)
+    own = {} if values["warmup_start"] is None else {"warmup_start": values["warmup_start"]}
+    followed = make_schedule(values["follow"], setting, {**own, **(values["follow_parameters"] or {})})
+    assert isinstance(followed, Planned), "only open loops can be followed"
+    return ClosedLoop(
+        ground.strategy.name, policy.name, followed, decide, moves, least, asked_by_shadow(setting, values)
+    )

@@ -51,6 +51,9 @@ def find_forks(planned: Sequence[PlannedRun]) -> dict[int, Fork]:
     forks: dict[int, Fork] = {}
     earlier: dict[tuple[Any, ...], list[int]] = {}
     for number, run in enumerate(planned):
+        if run.config.closed_loop:
+            # What it will do isn't known before it is made.
+            continue
         alike = earlier.setdefault(_key(run.config), [])
         longest = max((_common(planned[other], run) for other in alike), default=0)
         if longest >= WORTH * run.plan.total_samples:
