@@ -16,7 +16,8 @@ import typer
 import typer.main
 
 from bsexp.errors import BsexpError
-from bsexp.options import OPTIONS, Option, options_of
+from bsexp.option import Option
+from bsexp.options import OPTIONS, options_of
 from bsexp.streams import NobodyReads, end_streams, error_line, prepare_streams, result_output
 
 app = typer.Typer(

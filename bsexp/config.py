@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bsexp import catalog
 from bsexp.errors import UsageError, nearest, shown
-from bsexp.options import OPTIONS, RUN_FIELDS, Option
+from bsexp.option import Option
+from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.records import SCHEMA_VERSION
 from bsexp.schedules import Schedule, Setting, cycles_momentum, find_strategy, make_schedule
 from bsexp.schedules.parameters import settle

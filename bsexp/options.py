@@ -4,90 +4,14 @@ The one rule: command line, environment variables, TOML keys, RunConfig and the 
 and from nothing else. A field of RunConfig is an option with `in_id`.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from bsexp.option import TRAINING, Option
+from bsexp.option import choice as _choice
+from bsexp.option import count as _count
+from bsexp.option import share as _share
 
-Kind = Literal["integer", "number", "text", "flag", "choice", "settings"]
-
-TRAINING = ("run", "sweep", "plan")
 MAKING = ("run", "sweep", "worker")
 # What an update costs depends on these.
 COSTING = (*TRAINING, "measure")
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option. `default` None: decided by `default_text`. The range is [low, high], its ends open where said.
-
-    `word`: a word accepted beside a number ("auto"). `pattern`: what a text must match, in words `pattern_text`.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    help: str
-    commands: tuple[str, ...] = TRAINING
-    in_id: bool = True
-    low: float | None = None
-    high: float | None = None
-    open_low: bool = False
-    open_high: bool = False
-    choices: tuple[str, ...] = ()
-    word: str | None = None
-    pattern: str = ""
-    pattern_text: str = ""
-    default_text: str = ""
-    short: str | None = None
-    no_form: str | None = ""
-
-    @property
-    def flag(self) -> str:
-        """As typed: `--batch-size`."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def environment(self) -> str:
-        """The environment variable: `BSEXP_BATCH_SIZE`."""
-        return "BSEXP_" + self.name.upper()
-
-    @property
-    def shown_default(self) -> str:
-        """The default in words."""
-        if self.default_text:
-            return self.default_text
-        if isinstance(self.default, bool):
-            return "yes" if self.default else "no"
-        return "" if self.default is None else f"{self.default:g}" if self.kind == "number" else str(self.default)
-
-    @property
-    def accepts(self) -> str:
-        """What may be given, in words."""
-        if self.kind == "choice":
-            return "one of " + ", ".join(self.choices)
-        if self.kind == "flag":
-            return "true or false"
-        if self.kind in ("text", "settings"):
-            return self.pattern_text or "a text"
-        noun = "a whole number" if self.kind == "integer" else "a number"
-        span = ""
-        # In full: a whole number that is shown rounded would be refused.
-        if self.low is not None:
-            span = f" above {self.low:.12g}" if self.open_low else f" from {self.low:.12g}"
-        if self.high is not None:
-            span += f" {'below' if self.open_high else 'to'} {self.high:.12g}"
-        return noun + span + (f" or {self.word!r}" if self.word else "")
-
-
-def _choice(name: str, choices: tuple[str, ...], default: str | None, help: str, **rest: Any) -> Option:
-    return Option(name, "choice", default, help, choices=choices, **rest)
-
-
-def _count(name: str, default: int | None, help: str, low: int = 1, **rest: Any) -> Option:
-    return Option(name, "integer", default, help, low=low, **rest)
-
-
-def _share(name: str, default: float | None, help: str, **rest: Any) -> Option:
-    return Option(name, "number", default, help, low=0, high=1, open_high=True, **rest)
 
 
 _DATA = "the data set's"
@@ -104,6 +28,25 @@ _STUDY = (
     ),
     Option(
         "epochs", "number", None, "budget, in passes over the training split", low=0, open_low=True, default_text=_DATA
+    ),
+    Option(
+        "updates",
+        "integer",
+        None,
+        "budget, in updates instead: samples are solved for",
+        low=1,
+        in_id=False,
+        default_text="from epochs",
+    ),
+    Option(
+        "budget",
+        "text",
+        None,
+        "budget, as samples:N, updates:N or seconds:S (with --hardware) instead",
+        pattern=r"(samples|updates|seconds):[0-9.e+]+",
+        pattern_text="samples:N, updates:N or seconds:S",
+        in_id=False,
+        default_text="from epochs",
     ),
     _count("batch_size", None, "samples per update (the first one, where it grows)", default_text=_DATA),
     _count("max_batch", None, "cap on a growing batch", default_text="max(batch_size, num_train // 10)"),
@@ -332,6 +275,15 @@ _EXECUTION = (
         commands=("sweep", "worker", "plan"),
         no_form=None,
     ),
+    Option(
+        "underpowered",
+        "flag",
+        False,
+        "go on with claims that so few seeds can hardly settle",
+        in_id=False,
+        commands=("sweep", "plan"),
+        no_form=None,
+    ),
     Option("report", "flag", True, "write the report at the end", in_id=False, commands=("sweep",)),
     Option(
         "num_train",
@@ -361,10 +313,10 @@ _EXECUTION = (
         "hardware",
         "text",
         None,
-        "a hardware.csv (bsexp measure): tell times on that machine",
+        "a hardware.csv (bsexp measure): tell times, and solve --budget seconds, on that machine",
         in_id=False,
-        commands=("report", "plan"),
-        default_text="the one beside the results, if any",
+        commands=("report", "run", "sweep", "plan"),
+        default_text="report, plan: the one beside the results, if any",
     ),
     Option(
         "workers",
@@ -408,6 +360,10 @@ _TALK = (
 
 OPTIONS: dict[str, Option] = {option.name: option for option in (*_STUDY, *_EXECUTION, *_TALK)}
 RUN_FIELDS: tuple[str, ...] = tuple(option.name for option in OPTIONS.values() if option.in_id)
+# The ways to say how long a run is, of which the first is part of it and the others are turned into it.
+LENGTHS = ("epochs", "updates", "budget")
+# What an arm may set.
+SETTINGS = (*RUN_FIELDS, *LENGTHS[1:])
 
 
 def options_of(command: str) -> list[Option]:

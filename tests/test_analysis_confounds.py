@@ -32,7 +32,7 @@ def test_arms_that_agree_need_no_sentence() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"total_shrink": 0.0200}, "differs by 50%: grow 0.02, decay 0.01"),
+        ({"total_shrink": 0.0200}, "differs by 50 %: grow 0.02, decay 0.01"),
         ({"total_shrink": None}, "is not known"),
         ({"warmup_samples": 1000}, "grow 1,000 samples, decay 400"),
         ({"norm": "batch"}, "Normalisation differs: grow batch, decay group"),

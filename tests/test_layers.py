@@ -16,7 +16,7 @@ LAYERS = [
     ["errors", "seeding", "plugins"],
     ["signals"],
     ["schedules"],
-    ["catalog", "options"],
+    ["catalog", "option", "options"],
     ["config", "records", "planning"],
     ["data", "models"],
     ["store"],
@@ -27,8 +27,8 @@ LAYERS = [
     ["streams", "console", "commands", "cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "options")
-STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "signals", "schedules", "catalog", "options")
+NO_TORCH = ("analysis", "report", "store", "console", "commands", "config", "records", "planning", "option", "options")
+STANDARD_ONLY = ("streams", "errors", "seeding", "plugins", "signals", "schedules", "catalog", "option", "options")
 MODULES = sorted(
     path for path in (ROOT / "bsexp").rglob("*.py") if path.parent.name != "bsexp" or path.stem != "__init__"
 )

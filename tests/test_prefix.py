@@ -14,7 +14,8 @@ from bsexp.planning import plan_run
 from bsexp.schedules import simulate
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.conduct import _with_heirs
-from bsexp.sweep.grid import PlannedRun, build_config, plan_runs, task_of
+from bsexp.sweep.configs import build_config
+from bsexp.sweep.grid import PlannedRun, plan_runs, task_of
 from bsexp.sweep.prefix import find_forks
 from tests.faults.programs import Program as Begun
 from tests.faults.programs import contents, finish, wait_until

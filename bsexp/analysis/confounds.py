@@ -60,7 +60,7 @@ def _between(one: str, first: Facts, other: str, second: Facts) -> list[str]:
         found.append(f"Total shrink (sum of lr x weight decay) of {one} and {other} is not known.")
     elif shrink > SHRINK_APART:
         found.append(
-            f"Total shrink (sum of lr x weight decay) differs by {shrink:.0%}: {one} {first.total_shrink:.3g}, "
+            f"Total shrink (sum of lr x weight decay) differs by {100 * shrink:.0f} %: {one} {first.total_shrink:.3g}, "
             f"{other} {second.total_shrink:.3g}. Weight decay may explain a difference."
         )
     if first.warmup_samples != second.warmup_samples:
@@ -96,7 +96,9 @@ def _alone(arm: str, facts: Facts) -> list[str]:
         found.append(f"{arm}: its last two updates hold {sizes} samples, its batch is {facts.batch_size}.")
     fewest = max(FEWEST_UPDATES, math.ceil(round(5 / (1 - facts.momentum), 9)))
     short = [(place, num) for place, num in enumerate(facts.phase_updates, start=1) if num < fewest]
-    found += [f"{arm}: phase {place} has {num} updates; below {fewest} momentum never settles." for place, num in short]
+    if short:
+        told = ", ".join(f"phase {place} has {num} updates" for place, num in short)
+        found.append(f"{arm}: {told}; below {fewest} momentum never settles.")
     if facts.lr_place is None:
         found.append(f"{arm}: untuned; a difference may be one of learning rates.")
     elif facts.lr_place[1] == 1:

@@ -4,6 +4,7 @@ The one rule: a claim is complete before the data: which arms it compares, in wh
 is settled here, and nothing of it is guessed from results.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("text", "source", "compare", "metric", "expect", "control", "margin", "margin_points"),
-    *("kind", "along", "positions", "expected"),
+    *("kind", "along", "positions", "expected", "sd", "effect", "pool"),
 )
-TEXTS = ("text", "source", "metric", "expect", "control", "kind", "along")
-NUMBERS = ("margin", "margin_points", "expected")
+TEXTS = ("text", "source", "metric", "expect", "control", "kind", "along", "pool")
+NUMBERS = ("margin", "margin_points", "expected", "sd", "effect")
+# What is expected rather than claimed: no word depends on it.
+EXPECTED = ("sd", "effect")
 OUTCOMES = (
     *("test_loss", "test_accuracy", "test_loss_ema", "test_accuracy_ema", "train_loss", "train_accuracy"),
     *("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema", "memorised", "generalization_gap"),
@@ -41,11 +44,19 @@ class Design:
 
 @dataclass(frozen=True)
 class Declared:
-    """A claim, what it says in words, and where that was said (empty: nowhere)."""
+    """A claim, what it says in words, and where that was said (empty: nowhere).
+
+    `sd`: expected standard deviation over seeds of the paired difference; `effect`: expected size of the effect (where
+    the margin is a share of it, the control's); both above 0, in the outcome's unit, for planning only. `pool`:
+    what the effect is called that several claims measure on several tasks; empty: it stands alone.
+    """
 
     claim: "Claim"
     text: str
     source: str = ""
+    sd: float | None = None
+    effect: float | None = None
+    pool: str = ""
 
 
 def read_claims(tables: Sequence[Mapping[str, Any]], design: Design) -> list[Declared]:
@@ -91,7 +102,8 @@ def _read(table: Mapping[str, Any], place: str, design: Design) -> Declared:
         expected=table.get("expected", 0.0),
         looks=design.looks,
     )
-    return Declared(claim, table["text"], table.get("source", ""))
+    told = {key: table[key] for key in ("source", "sd", "effect", "pool") if key in table}
+    return Declared(claim, table["text"], **told)
 
 
 def _check(table: Mapping[str, Any], place: str, design: Design) -> None:
@@ -103,6 +115,8 @@ def _check(table: Mapping[str, Any], place: str, design: Design) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if (key in TEXTS and not (isinstance(value, str) and value.strip())) or (key in NUMBERS and not number):
             raise UsageError(f"{place}.{key}", shown(value), f"give a {'number' if key in NUMBERS else 'text'}")
+        if key in EXPECTED and not 0 < value < math.inf:
+            raise UsageError(f"{place}.{key}", shown(value), "give a number above 0")
     for key in ("text", "compare", "metric", "expect"):
         if key not in table:
             raise UsageError(f"{place}.{key}", "missing", "a claim has text, compare, metric and expect")

@@ -5,13 +5,13 @@ was declared later, or otherwise, gets an estimate and no word.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bsexp.analysis.claims import Claim, Outcomes, Verdict
-from bsexp.analysis.declared import Declared, Design, read_claims
+from bsexp.analysis.declared import EXPECTED, Declared, Design, read_claims
 from bsexp.analysis.judging import judge
 from bsexp.analysis.outcomes import chosen_rates, outcomes_of
 from bsexp.analysis.words import after_tuning
@@ -36,11 +36,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Findings:
-    """The judged claims; `standing` says when they were declared, `changed` what became different afterwards."""
+    """The judged claims; `standing` says when they were declared, `changed` what became different afterwards.
+
+    `chosen`: the learning rate of each arm that was tuned, or takes a tuned one's.
+    """
 
     judged: list[Judged]
     standing: str
     changed: list[str]
+    chosen: dict[str, float] = field(default_factory=dict)
 
 
 def judge_results(results: "Results") -> Findings | None:
@@ -72,7 +76,7 @@ def judge_results(results: "Results") -> Findings | None:
         if each.text in late:
             told = replace(told, word=None, p_holm=None, notes=(*told.notes, late[each.text]))
         judged.append(Judged(each, told, elsewhere, {arm: chosen.get(arm) for arm in verdict.arms}))
-    return Findings(judged, _standing(lock, changed), changed)
+    return Findings(judged, _standing(lock, changed), changed, chosen)
 
 
 def _standing(lock: Mapping[str, Any] | None, changed: list[str]) -> str:
@@ -102,7 +106,7 @@ def _late(lock: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, s
 
 
 def _meaning(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in claim.items() if key != "source"}
+    return {key: value for key, value in claim.items() if key not in ("source", *EXPECTED)}
 
 
 def _after_tuning(verdict: Verdict, elsewhere: Mapping[str, Verdict], chosen: Mapping[str, float]) -> Verdict:

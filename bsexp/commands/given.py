@@ -10,7 +10,7 @@ from typing import Any
 from bsexp.config import parse_value, parse_values
 from bsexp.console import Talk
 from bsexp.errors import UsageError
-from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.options import OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
 from bsexp.sweep.axes import note_doubles
 
@@ -56,7 +56,7 @@ def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]
         option = OPTIONS[name]
         if not isinstance(text, str):
             single[name] = text
-        elif name in RUN_FIELDS and option.kind != "text":
+        elif name in SETTINGS and option.kind != "text":
             every = parse_values(option, text, option.flag)
             values = list(dict.fromkeys(every))
             note_doubles(option.flag, len(every) - len(values), notes)

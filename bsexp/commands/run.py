@@ -9,12 +9,15 @@ from bsexp.commands.making import execution_of
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk
 from bsexp.errors import BsexpError, RunsFailed
-from bsexp.options import RUN_FIELDS
+from bsexp.options import SETTINGS
 from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment
 from bsexp.store.runs import finished
+from bsexp.sweep.budgets import settle
+from bsexp.sweep.cells import refuse_lengths
+from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.devices import default_model
-from bsexp.sweep.grid import PlannedRun, build_config, num_trained, task_of
+from bsexp.sweep.grid import PlannedRun, task_of
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Task
 
@@ -50,13 +53,14 @@ def planned_run(schedule: str, values: dict[str, Any], settings: list[str], num_
     """The run that the options describe, checked. `num_train` replaces the data set's."""
     from bsexp.planning import plan_run
 
-    options = {name: value for name, value in values.items() if name in RUN_FIELDS}
+    options = {name: value for name, value in values.items() if name in SETTINGS}
+    refuse_lengths(options, "--")
     options.setdefault("dataset", "digits")
     if "model" not in options:
         options["model"] = default_model(options["dataset"], values.get("device", "auto"))
     seed = options.pop("seed", 0)
     parameters = parameters_of(schedule, settings)
-    arm = {**options, "schedule": schedule, "parameters": parameters}
+    arm = settle({**options, "schedule": schedule, "parameters": parameters}, "--", values.get("hardware"), num_train)
     config: RunConfig = build_config(arm, seed) if num_train is None else RunConfig(**{**arm, "seed": seed})
     return PlannedRun(config.schedule, config, plan_run(config, num_train or num_trained(config)))
 

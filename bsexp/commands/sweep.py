@@ -12,7 +12,7 @@ from typing import Any
 from bsexp.commands.given import axes_of, parameters_of, talk_of
 from bsexp.commands.making import tell_end, watched
 from bsexp.errors import UsageError
-from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.options import OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
 from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment as Place
@@ -33,6 +33,7 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     check_size(runs + trials, options)
     for note in asked.notes:
         talk.note(f"note: {note}")
+    check_power(asked, experiment)
     if options.get("dry_run"):
         with naming(experiment):
             plan_first(asked)
@@ -63,7 +64,7 @@ def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
         path = Path(experiment)
         document = read_toml(path)
         what, name = str(path), path.stem
-    elif not any(key in RUN_FIELDS or key in ("schedule", "set", "seeds") for key in given):
+    elif not any(key in SETTINGS or key in ("schedule", "set", "seeds") for key in given):
         document = tomllib.loads(resources.files("bsexp").joinpath("quickstart.toml").read_text(encoding="utf-8"))
         what, name = "", "quickstart"
     else:
@@ -99,6 +100,18 @@ def check_size(runs: int, options: dict[str, Any]) -> None:
         raise UsageError(
             "sweep", f"{runs:,} runs are more than --max-runs {limit:,}", "add --yes to go on, or raise it"
         )
+
+
+def check_power(asked: Experiment, file: str | None) -> None:
+    """UsageError for the first claim that its design can hardly settle, unless --underpowered."""
+    if not asked.claims or asked.execution.get("underpowered"):
+        return
+    from bsexp.analysis.outlook import outlooks
+
+    with naming(file):
+        for number, outlook in enumerate(outlooks(asked.declared())):
+            if outlook.lacking:
+                raise UsageError(f"claims[{number}]", outlook.lacking, "declare more seeds, or add --underpowered")
 
 
 def _with_axes(grid: Any, axes: dict[str, list[Any]], what: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
 from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
-from bsexp.schedules import Progress, consult, share
+from bsexp.schedules import Hyper, Progress, consult, share
 from bsexp.schedules.closed import ClosedLoop
 from bsexp.seeding import derive
 
@@ -86,6 +86,7 @@ class Training:
                 ledger.evaluate(0, 0, 0.0)
         else:
             self._restore(state)
+        self._rehearse_ends()
 
     def __iter__(self) -> "Training":
         return self
@@ -102,13 +103,17 @@ class Training:
 
     # -- one update and what follows it
 
-    def _advance(self) -> None:
+    def _hyper(self) -> Hyper:
+        """The values of the next update."""
         schedule = self._steering.hyper if self._steering else self.schedule
-        hyper = consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+        return consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+
+    def _advance(self) -> None:
+        hyper = self._hyper()
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
-        if unrehearsed := self._updater.unrehearsed(sizes):
-            self._rehearse(unrehearsed)
+        if uncompiled := self._updater.uncompiled(sizes):
+            self._rehearse(uncompiled)
         self._train_clock.start()
         picks = self._stream.take(size)
         measured = self._own.noise and measuring_due(self.samples, self.samples + size, self.total_samples)
@@ -258,6 +263,22 @@ class Training:
         self.compiled_sizes = frequent_parts(config, self.num_train) if compile else ()
         compiled = CompiledModel(self._model, self.compiled_sizes, self.device) if self.compiled_sizes else None
         self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled)
+
+    def _rehearse_ends(self) -> None:
+        """Rehearse the next part and the largest one to come.
+
+        A batch that grows into memory that nobody has touched yet would pay for that inside the clock, one that is
+        large from the start outside.
+        """
+        if self.samples >= self.total_samples:
+            return
+        hyper = self._hyper()
+        size, _ = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
+        parts = [
+            micro_batch_sizes(each, self.config, self._updater.limit)[0] for each in (self.plan.largest_batch, size)
+        ]
+        # Sizes to be compiled for are rehearsed when their turn comes.
+        self._rehearse([part for part in dict.fromkeys(parts) if part not in self.compiled_sizes])
 
     def _rehearse(self, sizes: list[int]) -> None:
         self._train_clock.stop()

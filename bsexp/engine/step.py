@@ -71,7 +71,6 @@ class Updater:
         if self.scaler and config.optimizer == "sgd":
             self._begin_momentum()
         self._kept: list[Tensor] = []
-        self._rehearsed = False
         self.shrink = 0.0
         self.largest = 0
         self.limit: int | None = None
@@ -218,10 +217,9 @@ class Updater:
                 group["momentum"] = hyper.momentum
         self.shrink += hyper.lr * decay
 
-    def unrehearsed(self, sizes: list[int]) -> list[int]:
-        """The parts among `sizes` whose first time costs more than later ones: any at first, those to be compiled."""
-        lacking = self.compiled.lacks(sizes) if self.compiled else []
-        return lacking or ([] if self._rehearsed else sizes[:1])
+    def uncompiled(self, sizes: list[int]) -> list[int]:
+        """The parts among `sizes` that are still to be compiled, each once."""
+        return self.compiled.lacks(sizes) if self.compiled else []
 
     def rehearse(self, picks: Picks) -> None:
         """Forward and backward on all of `picks` as one part, so that one-off costs fall outside the clock.
@@ -229,7 +227,6 @@ class Updater:
         Weights, buffers, random numbers and what is summed up are left as they were.
         """
         size = len(picks.index)
-        self._rehearsed = True
         if self.compiled and size in self.compiled.sizes:
             self.compiled.rehearse(size, lambda forward: self._rehearse_compiled(forward, picks))
             self._forget_gradients()
@@ -240,6 +237,7 @@ class Updater:
             # A copy needs memory that the update itself may not: whether that fits is found out there.
             if not is_out_of_memory(error):
                 raise
+            release_memory(self.device)
 
     def _rehearse_compiled(self, forward: Callable[[Tensor], Tensor], picks: Picks) -> None:
         self._gradients(forward, picks, [len(picks.index)])

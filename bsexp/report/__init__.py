@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bsexp.report.timing import Hardware
     from bsexp.store.tables import Results
 
-FIGURES = ("final", "curves", "curves-averaged", "schedules", "time")
+FIGURES = ("verdicts", "final", "curves", "curves-averaged", "schedules", "time")
 # What not every report has: an earlier one's is removed where this one has none.
 SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")
 
@@ -100,11 +100,11 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
     from bsexp.report.drawing import png_bytes, svg_bytes
     from bsexp.report.figures import draw
     from bsexp.report.frames import arm_frame, difference_frame
-    from bsexp.report.groups import make_groups
+    from bsexp.report.groups import make_groups, without_variants
     from bsexp.report.verdicts import claim_documents, verdict_frame
 
     findings = judge_results(results)
-    groups = make_groups(results)
+    groups = make_groups(without_variants(results))
     figures: dict[str, bytes] = {}
     stems: list[dict[str, str]] = []
     for group, ending in zip(groups, _endings(groups), strict=True):
@@ -112,7 +112,14 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
         for name, figure in draw(group).items():
             stem = stems[-1][name] = name + ending
             figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
-    document = build(results, groups, stems, findings)
+    shown = None
+    if findings:
+        from bsexp.report.forest import forest, picture
+
+        if (glance := forest(findings)) is not None:
+            figures |= {"verdicts.png": png_bytes(glance), "verdicts.svg": svg_bytes(glance)}
+            shown = picture(findings, "verdicts")
+    document = build(results, groups, stems, findings, shown)
     times = None
     if hardware is not None:
         from bsexp.report.timed import add_times
@@ -122,7 +129,7 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
             figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
     arms, differences = arm_frame(groups, list(results.arms)), difference_frame(groups)
     images = {name.removesuffix(".svg"): data for name, data in figures.items() if name.endswith(".svg")}
-    verdicts = verdict_frame(findings)
+    verdicts = verdict_frame(findings, results)
     texts = {
         "arms.csv": arms.to_csv(index=False, lineterminator="\n"),
         "differences.csv": differences.to_csv(index=False, lineterminator="\n"),

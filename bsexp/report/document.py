@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from bsexp.analysis.verdicts import Findings
 from bsexp.report.groups import Group
 from bsexp.report.tables import Table, arm_tables, tuning_table
-from bsexp.report.verdicts import answer, verdict_notes, verdict_table
+from bsexp.report.threats import threats
+from bsexp.report.verdicts import answer, pooled_table, sensitivity_table, verdict_notes, verdict_table
 from bsexp.report.wording import READING, Picture, facts, group_notes, notes_of, picture
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Document:
     verdicts: Table | None = None
     answer: str = ""
     verdict_notes: list[str] = field(default_factory=list)
+    verdict_figure: Picture | None = None
+    sensitivity: Table | None = None
+    pooled: Table | None = None
+    threats: list[str] = field(default_factory=list)
     reading: list[str] = field(default_factory=lambda: list(READING))
 
     @property
@@ -59,16 +64,23 @@ class Document:
 
 
 def build(
-    results: "Results", groups: Sequence[Group], stems: Sequence[Mapping[str, str]], findings: Findings | None = None
+    results: "Results",
+    groups: Sequence[Group],
+    stems: Sequence[Mapping[str, str]],
+    findings: Findings | None = None,
+    verdict_figure: Picture | None = None,
 ) -> Document:
-    """The document; `stems` gives for each group its figures' names and their files' names without ending."""
+    """The document; `stems` gives for each group its figures' names and their files' names without ending.
+
+    `groups` hold no variants of [sensitivity]; `results` hold all runs.
+    """
     sections = [
         Section(
             title=f"{group.dataset}, {group.model}" if len(groups) > 1 else "",
             facts=facts(results, group),
             notes=group_notes(group),
             figures=[picture(group, name, stem) for name, stem in files.items()],
-            tables=arm_tables(group),
+            tables=arm_tables(group, claimed=findings is not None),
         )
         for group, files in zip(groups, stems, strict=True)
     ]
@@ -83,8 +95,12 @@ def build(
         # Attempts of one run on one machine are told once.
         environment=list(dict.fromkeys(_environment(machine) for machine in results.environments)),
         verdicts=verdict_table(findings) if findings else None,
-        answer=answer(findings) if findings else "",
+        answer=answer(findings, results) if findings else "",
         verdict_notes=verdict_notes(findings) if findings else [],
+        verdict_figure=verdict_figure,
+        sensitivity=sensitivity_table(findings) if findings else None,
+        pooled=pooled_table(findings) if findings else None,
+        threats=threats(results, findings) if findings else [],
     )
 
 

@@ -4,7 +4,7 @@ The one rule: runs share a label only where everything the tables know of them a
 taken over different settings. Only finished runs enter means; the others are counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -65,6 +65,17 @@ def shown_dataset(name: str) -> str:
     if kind != "folder" or not colon:
         return name
     return "folder:" + path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def without_variants(results: "Results") -> "Results":
+    """The results without the runs that [sensitivity] added: those are told with the verdicts that they belong to."""
+    variants = results.definition.get("variants", {})
+    if not variants:
+        return results
+    frames = {name: getattr(results, name) for name in ("runs", "evals", "steps")}
+    kept = {name: frame[~frame["arm"].isin(variants)].reset_index(drop=True) for name, frame in frames.items()}
+    arms = {arm: settings for arm, settings in results.arms.items() if arm not in variants}
+    return replace(results, arms=arms, **kept)
 
 
 def make_groups(results: "Results") -> list[Group]:

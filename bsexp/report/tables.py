@@ -84,11 +84,14 @@ def shared_settings(group: Group) -> dict[str, Any]:
     }
 
 
-def arm_tables(group: Group) -> list[Table]:
-    """What a section shows in tables: outcomes, differences from the first arm, and what each arm did."""
+def arm_tables(group: Group, claimed: bool = False) -> list[Table]:
+    """What a section shows in tables: outcomes, differences from the first arm, and what each arm did.
+
+    `claimed`: whether there are verdicts above, beside which these are estimates.
+    """
     tables = [_outcomes(group)] if len(group.finished) else []
     if any(by_seed(group, label, "test_accuracy") for label in group.labels[1:]):
-        tables.append(_differences(group))
+        tables.append(_differences(group, claimed))
     return [*tables, _deeds(group)]
 
 
@@ -134,7 +137,7 @@ def _runs(group: Group, label: str) -> Cell:
     return Cell(f"{done} of {len(status)}" + (f" ({mishap})" if mishap else ""), float(done))
 
 
-def _differences(group: Group) -> Table:
+def _differences(group: Group, claimed: bool) -> Table:
     reference, *others = group.labels
     wanted = [
         ("test_accuracy", "Test accuracy (points)", numbers.points_interval),
@@ -154,8 +157,12 @@ def _differences(group: Group) -> Table:
         [f"Arm − {reference}", *(heading for _, heading, _ in shown), "Pairs"],
         rows,
         "Mean of the differences over seeds that both arms finished; in brackets its 95 % t-interval, each for itself: "
-        "no allowance is made for looking at several of them. No margin and no family of claims was declared, so no "
-        "word of comparison is given."
+        "no allowance is made for looking at several of them. "
+        + (
+            "These are estimates; the words are those of the declared claims above, and no others."
+            if claimed
+            else "No margin and no family of claims was declared, so no word of comparison is given."
+        )
         + ("" if any(row[-1].sort and row[-1].sort > 1 for row in rows) else " With one pair there is no interval."),
     )
 

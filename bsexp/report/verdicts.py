@@ -3,26 +3,35 @@
 The one rule: a word never stands alone; the number, its interval and the number of pairs stand beside it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bsexp.analysis.facts import runs_of
+from bsexp.analysis.fits import heterogeneity
+from bsexp.analysis.outlook import outlooks
+from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.report import numbers
 from bsexp.report.tables import Cell, Table
 
+if TYPE_CHECKING:
+    from bsexp.analysis.claims import Verdict
+    from bsexp.store.tables import Results
+
 VERDICT_COLUMNS = (
-    *("claim", "arm_a", "arm_b", "outcome", "num_pairs", "difference", "low", "high", "p", "p_holm", "p_signflip"),
-    *("p_equivalence", "margin", "min_p", "verdict", "note"),
+    *("claim", "arm_a", "arm_b", "outcome", "budget", "num_pairs", "difference", "low", "high", "p", "p_holm"),
+    *("p_signflip", "p_equivalence", "margin", "min_p", "power", "verdict", "note"),
 )
 
 
-def _size(judged: Judged) -> tuple[float | None, float | None, float | None]:
+def size_of(judged: Judged, other: "Verdict | None" = None) -> tuple[float | None, float | None, float | None]:
     """The difference as told, first less second in the outcome's own direction, with its interval.
 
     Verdicts speak of gains: costs are turned round again, so that a loss that is larger is a positive difference.
+    `other`: a verdict on the same claim among other runs, in place of its own.
     """
-    verdict, sign = judged.verdict, judged.declared.claim.sign
+    verdict, sign = other or judged.verdict, judged.declared.claim.sign
     given: tuple[float | None, float | None, float | None] | None = verdict.median
     if verdict.estimate is not None:
         given = verdict.estimate.mean, verdict.estimate.low, verdict.estimate.high
@@ -39,25 +48,37 @@ def _size(judged: Judged) -> tuple[float | None, float | None, float | None]:
 def _text(value: float | None, judged: Judged) -> str:
     if value is None:
         return numbers.DASH
-    if "accuracy" in judged.declared.claim.outcome:
-        return f"{100 * value:+.2f}".replace("-", "−")
-    return f"{value:+.4f}".replace("-", "−")
+    digits, scale = (2, 100) if "accuracy" in judged.declared.claim.outcome else (4, 1)
+    text = f"{scale * value:+.{digits}f}"
+    # A rounded zero has no sign.
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def difference_text(judged: Judged, other: "Verdict | None" = None) -> str:
+    """The difference with its interval, as text."""
+    point, low, high = size_of(judged, other)
+    told = _text(point, judged)
+    return told if low is None else f"{told} [{_text(low, judged)}, {_text(high, judged)}]"
+
+
+def _names(judged: Judged) -> str:
+    """What was subtracted from what."""
+    arms = judged.verdict.arms
+    return ", ".join(arms) if judged.declared.claim.kind == "slope" else " − ".join(arms)
 
 
 def verdict_table(findings: Findings) -> Table:
     """The claims with their verdicts, in the order they were declared."""
     rows = []
-    for judged in findings.judged:
+    for number, judged in enumerate(findings.judged, start=1):
         claim, verdict = judged.declared.claim, judged.verdict
-        point, low, high = _size(judged)
-        told = _text(point, judged)
-        if low is not None:
-            told += f" [{_text(low, judged)}, {_text(high, judged)}]"
+        told = Cell(difference_text(judged), size_of(judged)[0])
         p_holm = numbers.DASH if verdict.p_holm is None else f"{verdict.p_holm:.2g}"
         margin = numbers.DASH if verdict.margin is None else _text(verdict.margin, judged).lstrip("+")
-        names = " − ".join(verdict.arms) if claim.kind != "slope" else ", ".join(verdict.arms)
-        cells = [Cell(judged.declared.text), Cell(f"{claim.word}: {verdict.text}"), Cell(names), Cell(claim.outcome)]
-        rows.append([*cells, Cell(told, point), Cell(margin), Cell(p_holm), Cell(str(verdict.num_pairs))])
+        text = f"{number}. {judged.declared.text}"
+        cells = [Cell(text), Cell(f"{claim.word}: {verdict.text}"), Cell(_names(judged)), Cell(claim.outcome), told]
+        pairs = Cell(str(verdict.num_pairs), float(verdict.num_pairs))
+        rows.append([*cells, Cell(margin, verdict.margin), Cell(p_holm, verdict.p_holm), pairs])
     note = (
         f"{findings.standing} Differences are the first arm less the second, accuracies in points, losses in nats, "
         "ratios as log2; intervals at the level left after Holm over the claims. Positive losses are worse."
@@ -67,36 +88,136 @@ def verdict_table(findings: Findings) -> Table:
 
 
 def verdict_notes(findings: Findings) -> list[str]:
-    """What belongs to each verdict: its own notes, the rates chosen, and what the claim comes to in variants."""
+    """What belongs to each verdict: its own notes, the rates chosen, and where it was claimed."""
     found = []
-    for judged in findings.judged:
+    for number, judged in enumerate(findings.judged, start=1):
         parts = list(judged.verdict.notes)
         rates = [f"{arm} {lr:g}" for arm, lr in judged.rates.items() if lr is not None]
         parts += [f"Learning rates: {', '.join(rates)}."] if rates else []
-        parts += [f"With {what}: {other.text}." for what, other in judged.elsewhere.items()]
+        parts += [f"Claimed by {judged.declared.source}."] if judged.declared.source else []
         if parts:
-            found.append(f"{judged.declared.text}: {' '.join(parts)}")
+            found.append(f"Claim {number}: {' '.join(parts)}")
     return found
 
 
-def answer(findings: Findings) -> str:
-    """How many claims came to what, in one sentence."""
+def sensitivity_table(findings: Findings) -> Table | None:
+    """What each claim comes to among the variants of its arms; None where nothing was varied."""
+    rows = []
+    for number, judged in enumerate(findings.judged, start=1):
+        own = judged.verdict
+        cells = [Cell("as declared"), Cell(own.text), Cell(difference_text(judged), size_of(judged)[0])]
+        mine = [[Cell(f"{number}. {judged.declared.text}"), *cells, Cell(str(own.num_pairs), float(own.num_pairs))]]
+        for what, other in judged.elsewhere.items():
+            told = Cell(difference_text(judged, other), size_of(judged, other)[0])
+            pairs = Cell(str(other.num_pairs), float(other.num_pairs))
+            mine.append([Cell(f"{number}."), Cell(f"with {what}"), Cell(other.text), told, pairs])
+        rows += mine if judged.elsewhere else []
+    if not rows:
+        return None
+    note = (
+        "The same claim at the level it was tested at, among arms that all differ in one thing: lr_factor multiplies "
+        "the chosen learning rates, the control's stays. A word that changes at half or twice the rate is marked "
+        "tuning-sensitive above."
+    )
+    return Table("Sensitivity", ["Claim", "Runs", "Verdict", "Difference", "Pairs"], rows, note)
+
+
+def pooled_table(findings: Findings) -> Table | None:
+    """Each effect that several claims measure (`pool`): its mean over tasks, and whether the tasks differ."""
+    pools: dict[str, list[Judged]] = {}
+    for judged in findings.judged:
+        if judged.declared.pool and _error(judged) is not None:
+            pools.setdefault(judged.declared.pool, []).append(judged)
+    rows = [_pooled(name, members) for name, members in pools.items() if len(members) > 1]
+    if not rows:
+        return None
+    note = (
+        "Mean over tasks like these with its 95 % Hartung-Knapp interval, effects in the outcome's unit. Cochran's Q "
+        "asks whether the effect is the same on all tasks; its p is that of Welch's test, which allows for few seeds. "
+        "I² is the share of the spread between tasks that chance does not explain. Few tasks tell little about others."
+    )
+    headings = ["Effect", "Tasks", "Mean effect", "Spread between tasks", "Q", "p of equal effects", "I²"]
+    return Table("Across tasks", headings, rows, note)
+
+
+def _error(judged: Judged) -> float | None:
+    """The standard error of a difference; None where it has none."""
+    found = judged.verdict.estimate
+    if found is None or not found.half_width:
+        return None
+    return found.half_width / t_quantile(found.num, 1 - judged.verdict.alpha)
+
+
+def _pooled(name: str, members: list[Judged]) -> list[Cell]:
+    points = [size_of(judged)[0] or 0.0 for judged in members]
+    errors = [_error(judged) or 0.0 for judged in members]
+    found = heterogeneity(points, errors, [judged.verdict.num_pairs for judged in members])
+    texts = [_text(value, members[0]) for value in (found.pooled.mean, found.pooled.low, found.pooled.high)]
+    between = _text(found.between**0.5, members[0]).lstrip("+")
+    return [
+        Cell(name),
+        Cell(", ".join(judged.verdict.arms[0] for judged in members)),
+        Cell(f"{texts[0]} [{texts[1]}, {texts[2]}]", found.pooled.mean),
+        Cell(between, found.between**0.5),
+        Cell(f"{found.q:.2f} on {found.freedom}", found.q),
+        Cell(f"{found.p:.2g}", found.p),
+        Cell(f"{found.share:.0%}", found.share),
+    ]
+
+
+def answer(findings: Findings, results: "Results") -> str:
+    """The first claim with its numbers, then how many claims came to what: two sentences."""
     words = [judged.verdict.word.verdict if judged.verdict.word else "exploratory" for judged in findings.judged]
     kinds = ("supported", "refuted", "inconclusive", "exploratory")
     parts = [f"{count} {kind}" for kind in kinds if (count := words.count(kind))]
-    return f"Of {len(words)} declared claim{'s'[: len(words) != 1]}: {', '.join(parts)}."
+    counts = f"Of {len(words)} declared claims: {', '.join(parts)}." if len(words) > 1 else ""
+    return f"{_lead(findings.judged[0], results)} {counts}".strip()
 
 
-def verdict_frame(findings: Findings | None) -> pd.DataFrame:
-    """verdicts.csv: a row per claim; empty where nothing was claimed."""
+def _lead(judged: Judged, results: "Results") -> str:
+    claim, verdict = judged.declared.claim, judged.verdict
+    told = f"“{judged.declared.text.rstrip('.')}” is {verdict.text}"
+    point, low, high = size_of(judged)
+    if point is None:
+        return f"{told}."
+    names = " less ".join(verdict.arms)
+    if claim.kind in ("slope", "ratio"):
+        names = {"slope": "the slope less what is expected", "ratio": f"log2 of {' over '.join(verdict.arms)}"}[
+            claim.kind
+        ]
+    unit = " points" if "accuracy" in claim.outcome else " nats" if "loss" in claim.outcome else ""
+    told += f": in {claim.outcome.replace('_', ' ')} {names} is {_text(point, judged)}{unit}"
+    if low is not None:
+        told += f", between {_text(low, judged)} and {_text(high, judged)},"
+    told += f" over {verdict.num_pairs} seeds"
+    if verdict.margin is not None:
+        told += f", with a margin of {_text(verdict.margin, judged).lstrip('+')}"
+    return f"{told}{_updates(judged, results)}."
+
+
+def _updates(judged: Judged, results: "Results") -> str:
+    """How many updates each of two arms made, where they differ."""
+    if len(judged.verdict.arms) != 2:
+        return ""
+    counts = [runs_of(results, arm, judged.rates.get(arm))["updates"] for arm in judged.verdict.arms]
+    if not all(len(each) for each in counts):
+        return ""
+    first, second = (float(each.median()) for each in counts)
+    return f", in {first:,.0f} against {second:,.0f} updates" if first != second else ""
+
+
+def verdict_frame(findings: Findings | None, results: "Results") -> pd.DataFrame:
+    """verdicts.csv: a row per claim; empty where nothing was claimed. `budget`: epochs, where the arms share it."""
     rows = []
-    for judged in findings.judged if findings else ():
+    power = [one.power for one in outlooks([judged.declared for judged in findings.judged])] if findings else []
+    for judged, planned in zip(findings.judged if findings else (), power, strict=True):
         verdict = judged.verdict
-        point, low, high = _size(judged)
         first, second = (*verdict.arms, "")[:2] if len(verdict.arms) == 2 else (" ".join(verdict.arms), "")
-        row = [judged.declared.text, first, second, verdict.outcome, verdict.num_pairs, point, low, high]
+        epochs = results.runs.loc[results.runs["arm"].isin(verdict.arms), "epochs"].unique()
+        budget = float(epochs[0]) if len(epochs) == 1 else None
+        row = [judged.declared.text, first, second, verdict.outcome, budget, verdict.num_pairs, *size_of(judged)]
         row += [verdict.p, verdict.p_holm, verdict.p_sign_flip, verdict.p_equivalence, verdict.margin, verdict.min_p]
-        rows.append([*row, verdict.text, " ".join(verdict.notes)])
+        rows.append([*row, planned, verdict.text, " ".join(verdict.notes)])
     return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
 
 
@@ -105,7 +226,7 @@ def claim_documents(findings: Findings | None) -> list[dict[str, Any]]:
     found = []
     for judged in findings.judged if findings else ():
         verdict = judged.verdict
-        point, low, high = _size(judged)
+        point, low, high = size_of(judged)
         reason = [verdict.word.reason] if verdict.word and verdict.word.reason else []
         found.append(
             {

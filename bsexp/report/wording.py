@@ -88,11 +88,10 @@ def _counts(results: "Results", group: Group) -> str:
     status = group.runs["status"]
     counts = [f"{int((status == state).sum())} {state}" for state in STATES if (status == state).any()]
     counts = [text.replace("oom", "out of memory") for text in counts]
-    return (
-        f"{len(group.runs)} of {results.planned} planned: " + ", ".join(counts)
-        if _single(results)
-        else (f"{len(group.runs)}: " + ", ".join(counts))
-    )
+    variants = int(results.runs["arm"].isin(results.definition.get("variants", {})).sum())
+    more = f"; {variants} more at other settings, for sensitivity" if variants else ""
+    whole = f" of {results.planned} planned" if _single(results) and not variants else ""
+    return f"{len(group.runs)}{whole}: {', '.join(counts)}{more}"
 
 
 def _single(results: "Results") -> bool:

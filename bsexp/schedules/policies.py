@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bsexp.errors import UsageError
-from bsexp.schedules.closed import Decide, Observation, State, Wish
+from bsexp.schedules.base import Schedule
+from bsexp.schedules.closed import ClosedLoop, Decide, Observation, State, Wish
 from bsexp.schedules.parameters import Parameter, above, choice, count, fraction
 from bsexp.schedules.patience import Plateau
-from bsexp.schedules.planned import Setting
+from bsexp.schedules.planned import Planned, Setting
 from bsexp.signals.cabs import cabs_batch
 from bsexp.signals.cosine import batch_for_cosine
 from bsexp.signals.diversity import diversity_batch
@@ -285,7 +286,23 @@ LR_POLICIES: dict[str, Policy] = {
 }
 
 
-def asked_by_shadow(setting: Setting, values: Mapping[str, Any]) -> tuple[tuple[str, Decide], ...]:
+def close_loop(ground: Planned, policy: Policy, followed: Schedule | None = None) -> ClosedLoop:
+    """The closed loop of `policy` on the `ground` of what it doesn't decide; `followed`: what shadow follows.
+
+    Raises UsageError where the policy can't be used in this setting.
+    """
+    name, setting, values = ground.strategy.name, ground.setting, ground.parameters
+    least = values.get("min_batch") or setting.batch_size
+    if least > setting.batch_size:
+        raise UsageError("min_batch", str(least), f"at most batch_size = {setting.batch_size}, where it starts")
+    decide = policy.build(setting, values)
+    if followed is None:
+        return ClosedLoop(name, policy.name, ground, decide, name == "adaptive-batch", least)
+    assert isinstance(followed, Planned), "only open loops can be followed"
+    return ClosedLoop(name, policy.name, followed, decide, True, least, _asked_by_shadow(setting, values))
+
+
+def _asked_by_shadow(setting: Setting, values: Mapping[str, Any]) -> tuple[tuple[str, Decide], ...]:
     """Every other policy with its defaults; one that would be refused says so at each decision instead."""
     return tuple(
         (policy.name, _asked(policy, setting, values))

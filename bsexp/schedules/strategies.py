@@ -10,11 +10,10 @@ from typing import Any
 from bsexp.errors import UsageError, nearest
 from bsexp.schedules import curves
 from bsexp.schedules.base import Schedule
-from bsexp.schedules.closed import ClosedLoop
 from bsexp.schedules.custom import read_curve
 from bsexp.schedules.parameters import Parameter, above, choice, count, fraction, settle
 from bsexp.schedules.planned import Planned, Point, Rule, Setting, Strategy, Wanted
-from bsexp.schedules.policies import BATCH_POLICIES, LR_POLICIES, Policy, asked_by_shadow
+from bsexp.schedules.policies import BATCH_POLICIES, LR_POLICIES, Policy, close_loop
 from bsexp.schedules.scaling import scaling_rule
 from bsexp.schedules.shapes import BATCH_SHAPES, LR_SHAPES, ONE_CYCLE_PARAMETERS
 
@@ -383,22 +382,10 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
         raise UsageError(strategy.name, "parameters that contradict one another", str(error)) from None
     planned = Planned(strategy, setting, values, rule, scale, reference, start)
     policy = find_policy(name, values)
-    return _closed(planned, policy) if policy else planned
-
-
-def _closed(ground: Planned, policy: Policy) -> Schedule:
-    """The closed loop of `policy` on the ground of what it doesn't decide."""
-    setting, values = ground.setting, ground.parameters
-    least = values.get("min_batch") or setting.batch_size
-    if least > setting.batch_size:
-        raise UsageError("min_batch", str(least), f"at most batch_size = {setting.batch_size}, where it starts")
-    decide = policy.build(setting, values)
-    moves = ground.strategy.name == "adaptive-batch"
-    if policy.name != "shadow":
-        return ClosedLoop(ground.strategy.name, policy.name, ground, decide, moves, least)
-    own = {} if values["warmup_start"] is None else {"warmup_start": values["warmup_start"]}
-    followed = make_schedule(values["follow"], setting, {**own, **(values["follow_parameters"] or {})})
-    assert isinstance(followed, Planned), "only open loops can be followed"
-    return ClosedLoop(
-        ground.strategy.name, policy.name, followed, decide, moves, least, asked_by_shadow(setting, values)
-    )
+    if policy is None:
+        return planned
+    if policy.name == "shadow":
+        own = {} if values["warmup_start"] is None else {"warmup_start": values["warmup_start"]}
+        followed = make_schedule(values["follow"], setting, {**own, **(values["follow_parameters"] or {})})
+        return close_loop(planned, policy, followed)
+    return close_loop(planned, policy)

@@ -54,8 +54,7 @@ def _write_predictions(place: Experiment) -> None:
     if not found:
         return
     content = io.BytesIO()
-    hashes = numpy.array([config_hash for config_hash, _ in found])
-    numpy.savez_compressed(content, config_hash=hashes, **stacked(found, _losses_claimed(place)))
+    numpy.savez_compressed(content, **stacked(found, _losses_claimed(place)))
     write_bytes(place.predictions, content.getvalue())
 
 

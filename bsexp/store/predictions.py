@@ -61,13 +61,21 @@ def _from_packed(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.
     if not place.predictions.exists():
         return {}
     arrays = read_arrays(place.predictions)
-    name = f"{which}_losses" if loss else which
-    if name not in arrays or "labels" not in arrays:
-        return {}
-    columns = arrays[name]
-    _check(columns.shape == (len(arrays["labels"]), len(arrays["config_hash"])), place.predictions)
-    found = losses_of(columns) if loss else (columns == arrays["labels"][:, None]).astype("uint8")
-    return {str(config_hash): found[:, number] for number, config_hash in enumerate(arrays["config_hash"])}
+    found: dict[str, numpy.ndarray] = {}
+    for ending in _endings(arrays):
+        name, labels = f"{which}_losses{ending}" if loss else which + ending, f"labels{ending}"
+        if name not in arrays or labels not in arrays:
+            continue
+        columns, hashes = arrays[name], arrays[f"config_hash{ending}"]
+        _check(columns.shape == (len(arrays[labels]), len(hashes)), place.predictions)
+        told = losses_of(columns) if loss else (columns == arrays[labels][:, None]).astype("uint8")
+        found |= {str(config_hash): told[:, number] for number, config_hash in enumerate(hashes)}
+    return found
+
+
+def _endings(arrays: Mapping[str, Any]) -> list[str]:
+    """What the names of each test set's arrays end in: nothing for the first, @1 for the second."""
+    return [ending for k in range(len(arrays)) if f"config_hash{(ending := f'@{k}' if k else '')}" in arrays]
 
 
 def _from_folders(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.ndarray"]:
@@ -102,24 +110,33 @@ def stacked(found: list[tuple[str, RunFolder]], losses: Mapping[str, bool]) -> d
     """The arrays of a packed file: `config_hash` names the columns; `last` and `averaged` are classes (images, runs),
     `last_losses` and `averaged_losses` levels where `losses` wants them, `labels` the truth (images,).
 
-    Raises StoreError for runs on different test sets.
+    Runs on a second test set have these again, their names ending in @1, and so on.
     """
+    tests: dict[tuple[int, bytes], list[tuple[str, dict[str, Any]]]] = {}
+    for config_hash, folder in found:
+        arrays = read_arrays(folder.predictions)
+        truth = arrays["labels"].tobytes() if "labels" in arrays else b""
+        tests.setdefault((len(arrays["last_classes"]), truth), []).append((config_hash, arrays))
+    whole: dict[str, Any] = {}
+    for number, members in enumerate(tests.values()):
+        ending = f"@{number}" if number else ""
+        whole |= {name + ending: array for name, array in _stacked(members, losses).items()}
+    return whole
+
+
+def _stacked(members: list[tuple[str, dict[str, Any]]], losses: Mapping[str, bool]) -> dict[str, Any]:
+    """The arrays of runs on one test set."""
     import numpy
 
     columns: dict[str, list[Any]] = {}
-    labels: Any = None
-    for _, folder in found:
-        arrays = read_arrays(folder.predictions)
-        if labels is not None and "labels" in arrays and not numpy.array_equal(arrays["labels"], labels):
-            raise StoreError("pack", f"{folder.path}: another test set than other runs", "pack one data set at a time")
-        labels = arrays.get("labels", labels)
+    for _, arrays in members:
         for which in WHICH.values():
             if f"{which}_classes" in arrays:
                 columns.setdefault(which, []).append(arrays[f"{which}_classes"])
                 if losses.get(which):
                     columns.setdefault(f"{which}_losses", []).append(loss_levels(arrays[f"{which}_losses"]))
-    if len({len(column) for column in columns.get("last", [])}) > 1:
-        raise StoreError("pack", "runs on test sets of different sizes", "pack one data set at a time")
     # Image by image, the runs side by side: they mostly agree, and so compress well.
-    whole = {name: numpy.stack(column, axis=1) for name, column in columns.items() if len(column) == len(found)}
+    whole = {name: numpy.stack(column, axis=1) for name, column in columns.items() if len(column) == len(members)}
+    whole["config_hash"] = numpy.array([config_hash for config_hash, _ in members])
+    labels = members[0][1].get("labels")
     return whole | ({} if labels is None else {"labels": labels})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bsexp.config import check_value
 from bsexp.errors import UsageError, nearest, shown
-from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.options import OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
 
 
@@ -46,7 +46,7 @@ def refuse_twice(key: str, place: str, overrides: Mapping[str, Any]) -> None:
 
 def is_setting(key: str) -> bool:
     """Whether `key` is an option of a run; else it is a parameter of a schedule, or nothing."""
-    return key in OPTIONS and OPTIONS[key].in_id
+    return key in SETTINGS
 
 
 def grid_axes(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Axis]:
@@ -129,7 +129,7 @@ def check_known(key: str, place: str, arms: Iterable[Mapping[str, Any]]) -> None
         if takes(settings, key):
             return
         known |= parameters_of_arm(settings)
-    raise UsageError(place, "unknown key", nearest(key, known | set(RUN_FIELDS) - {"seed"}))
+    raise UsageError(place, "unknown key", nearest(key, known | set(SETTINGS) - {"seed"}))
 
 
 def takes(settings: Mapping[str, Any], key: str) -> bool:

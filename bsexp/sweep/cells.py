@@ -10,7 +10,7 @@ from typing import Any
 
 from bsexp.config import check_value
 from bsexp.errors import UsageError, nearest, shown
-from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.options import LENGTHS, OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
 from bsexp.schedules.parameters import Parameter
 from bsexp.sweep.axes import check_known, exclusions, grid_axes, is_setting, note_doubles, refuse_twice, takes
@@ -26,6 +26,7 @@ def read_arm(table: dict[str, Any], place: str, base: dict[str, Any], overrides:
     if large:
         # A batch size set for all arms doesn't touch fixed-large: that arm has its own.
         settings.pop("batch_size", None)
+    refuse_lengths(table, f"{place}.")
     # The shape decides which parameters there are, wherever it stands.
     for key, value in sorted(table.items(), key=lambda item: item[0] not in ("shape", "match")):
         if key == "schedule":
@@ -33,6 +34,14 @@ def read_arm(table: dict[str, Any], place: str, base: dict[str, Any], overrides:
         refuse_twice(key, f"{place}.{key}", overrides)
         put(settings, key, value, f"{place}.{key}")
     return settings
+
+
+def refuse_lengths(given: Mapping[str, Any], place: str) -> None:
+    """UsageError where one place says twice how long a run is."""
+    said = [key for key in LENGTHS if key in given]
+    if len(said) > 1:
+        names = [f"--{key}" if place == "--" else f"{place}{key}" for key in said]
+        raise UsageError(names[1], f"beside {names[0]}", "say once how long a run is")
 
 
 def _strategy(schedule: str, place: str) -> Any:
@@ -49,6 +58,10 @@ def put(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
         if key == "seed":
             raise UsageError(place, shown(value), "seeds are set for all arms: seeds in [run]")
         settings[key] = check_value(option, value, place)
+        for other in LENGTHS if key in LENGTHS else ():
+            if other != key:
+                # What is said nearer to the run holds; two at one place were refused.
+                settings.pop(other, None)
         return
     schedule = settings["schedule"]
     if ":" not in schedule:
@@ -56,7 +69,7 @@ def put(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
         if key not in known:
             if option is not None and is_setting(key):
                 check_value(option, value, place)
-            names = [*known, *(name for name in RUN_FIELDS if name != "seed")]
+            names = [*known, *(name for name in SETTINGS if name != "seed")]
             raise UsageError(place, "unknown key", nearest(key, names))
         try:
             known[key].check(value)

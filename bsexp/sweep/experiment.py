@@ -13,11 +13,12 @@ from typing import Any
 from bsexp.analysis.declared import Declared, Design, read_claims
 from bsexp.config import check_value, parse_values
 from bsexp.errors import BsexpError, UsageError, nearest, shown
-from bsexp.options import OPTIONS, RUN_FIELDS, options_of
+from bsexp.options import LENGTHS, OPTIONS, SETTINGS, options_of
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.tables import read_definition
 from bsexp.sweep.axes import note_doubles, table_at, tables_at
-from bsexp.sweep.cells import cross, read_arm
+from bsexp.sweep.budgets import settle
+from bsexp.sweep.cells import cross, read_arm, refuse_lengths
 from bsexp.sweep.variants import Rate, add_rungs, add_sensitivity, inherited_rates, split_inherited
 
 MAX_BYTES = 1_000_000
@@ -126,19 +127,25 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
             raise UsageError(key, "unknown key", nearest(key, TOP))
     notes: list[str] = []
     run = run_options(document)
+    refuse_lengths(run, "run.")
+    refuse_lengths(overrides, "--")
+    if any(key in overrides for key in LENGTHS):
+        run = {key: value for key, value in run.items() if key not in LENGTHS}
     run |= {key: value for key, value in overrides.items() if key != "name"}
     seeds, looks = _seeds_and_looks(run.pop("seeds", OPTIONS["seeds"].default), notes)
     if "seed" in run:
         raise UsageError("run.seed", str(run["seed"]), 'a sweep has seeds: seeds = "0-5"')
-    base = {key: value for key, value in run.items() if key in RUN_FIELDS}
-    execution = {key: value for key, value in run.items() if key not in RUN_FIELDS}
+    base = {key: value for key, value in run.items() if key in SETTINGS}
+    execution = {key: value for key, value in run.items() if key not in SETTINGS}
     tables, inherited = split_inherited(table_at(document.get("arms", {}), "arms"))
     if not tables:
         raise UsageError("arms", "none", "add at least one [arms.NAME] with a schedule")
     arms = {}
     for arm, table in tables.items():
         arms[arm] = read_arm(table_at(table, f"arms.{arm}"), f"arms.{arm}", base, overrides)
-    arms = add_rungs(cross(arms, document, overrides, notes), document)
+    cells = cross(arms, document, overrides, notes)
+    settled = {arm: settle(settings, f"arms.{arm}.", execution.get("hardware")) for arm, settings in cells.items()}
+    arms = add_rungs(settled, document)
     tune = _tune(document["tune"], base, notes) if "tune" in document else None
     if tune and set(tune.seeds) & set(seeds):
         raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bsexp import catalog
 from bsexp.config import RunConfig
-from bsexp.data import sources
 from bsexp.errors import BsexpError
 from bsexp.planning import Plan, plan_run
 from bsexp.store.files import read_json
 from bsexp.store.paths import Experiment as Place
+from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.tasks import Task
 
@@ -28,12 +27,6 @@ class PlannedRun:
     arm: str
     config: RunConfig
     plan: Plan
-
-
-def build_config(settings: dict[str, Any], seed: int, **changes: Any) -> RunConfig:
-    """The RunConfig of an arm's settings and a seed, with the data set's fingerprint."""
-    dataset = settings.get("dataset") or "digits"
-    return RunConfig(**{**settings, **changes, "seed": seed, "data_fingerprint": _fingerprints(dataset)})
 
 
 def plan_runs(
@@ -77,27 +70,6 @@ def task_of(run: PlannedRun, place: Place, name: str) -> Task:
     config = run.config
     folder = place.run(run.arm, config.lr, config.seed, config.hash)
     return Task(name, folder, run.arm, config.model_dump(), run.plan.max_batch)
-
-
-def num_trained(config: RunConfig) -> int:
-    """Samples that a run trains on; catalogue data sets and folders are not read for it."""
-    return catalog.num_trained(_counts(config.dataset), config.val_fraction, config.train_size)
-
-
-def _remember(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Data sets are counted and fingerprinted once a process."""
-    known: dict[str, Any] = {}
-
-    def remembered(name: str) -> Any:
-        if name not in known:
-            known[name] = function(name)
-        return known[name]
-
-    return remembered
-
-
-_fingerprints = _remember(sources.fingerprint)
-_counts = _remember(sources.count_train)
 
 
 def arm_definition(settings: dict[str, Any], tuned: bool) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from bsexp.config import RunConfig
 from bsexp.errors import BsexpError, MemoryExhausted, RunsFailed, UsageError
 from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
+from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.executors import ctrl_c_blocked, watch_parent
-from bsexp.sweep.grid import build_config, num_trained
 
 # Fresh ones: a copy of a server that has torch in it already would have that memory in its peak.
 CONTEXT = multiprocessing.get_context("spawn")

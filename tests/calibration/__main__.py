@@ -35,6 +35,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Rows as a CSV, with every count."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["scenario", "what", "kind", "count", "num", "share", "goal", "holds"])
+        for row in rows:
+            goal = "" if row.goal is None else row.goal
+            writer.writerow([row.scenario, row.what, row.kind, row.count, row.num, f"{row.share:.4f}", goal, row.holds])
+
+
 def main(num: int = 2000, folder: Path = ROOT / "results" / "calibration") -> int:
     """Run everything, print and write it; 1 where a bound is broken."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,12 +54,7 @@ def main(num: int = 2000, folder: Path = ROOT / "results" / "calibration") -> in
         done.append((title, rows))
         print(f"\n## {title} ({time.monotonic() - began:.0f} s)\n\n{table(rows)}", flush=True)
     every = [row for _, rows in done for row in rows]
-    with (folder / "calibration.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["scenario", "what", "kind", "count", "num", "share", "goal", "holds"])
-        for row in every:
-            goal = "" if row.goal is None else row.goal
-            writer.writerow([row.scenario, row.what, row.kind, row.count, row.num, f"{row.share:.4f}", goal, row.holds])
+    write_rows(folder / "calibration.csv", every)
     head = (Path(__file__).parent / "head.md").read_text(encoding="utf-8").replace("NUM", f"{num:,}")
     broken = [row for row in every if not row.holds]
     bound = sum(row.goal is not None for row in every)

@@ -107,7 +107,6 @@ def fail_above(run: Training, size: int) -> list[int]:
             raise torch.OutOfMemoryError("no room")
 
     run.model.get_submodule("head").register_forward_pre_hook(refuse)
-    run._rehearsed = True
     return failed
 
 
