@@ -39,7 +39,7 @@ ARGUMENTS: dict[str, tuple[str, str, bool]] = {
     "export": ("schedule", "A schedule (bsexp list schedules).", True),
     "measure": ("", "", False),
     "status": ("folder", "A folder of results [results].", False),
-    "list": ("kind", "schedules, shapes, datasets or models.", True),
+    "list": ("kind", "schedules, shapes, policies, datasets or models.", True),
     "init": ("", "", False),
     "doctor": ("", "", False),
 }
@@ -53,7 +53,7 @@ HELP = {
     "export": "Print a schedule as a Python function of samples that needs nothing, for your own training loop.",
     "measure": "Measure seconds and memory per update at several batch sizes, on this machine; writes hardware.csv.",
     "status": "Count finished, running, waiting, failed and diverged runs.",
-    "list": "List schedules, shapes, data sets or models.",
+    "list": "List schedules, shapes, policies, data sets or models.",
     "init": "Print a commented experiment file to start from.",
     "doctor": "Check versions, devices, data and write access; each problem with its cure.",
 }

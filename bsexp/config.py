@@ -21,7 +21,7 @@ from bsexp.records import SCHEMA_VERSION
 from bsexp.schedules import Schedule, Setting, cycles_momentum, find_strategy, make_schedule
 from bsexp.schedules.parameters import settle
 from bsexp.schedules.scaling import scaling_rule
-from bsexp.schedules.strategies import ALIASES
+from bsexp.schedules.strategies import ALIASES, default_scaling, find_policy
 
 GHOST_FREE = 0
 
@@ -150,6 +150,21 @@ class _Run(BaseModel):
     def __hash__(self) -> int:
         return hash(self.hash)
 
+    @property
+    def measures_noise(self) -> bool:
+        """Whether |G|^2 and tr(Sigma) are measured along the run."""
+        return bool(self.measure_noise) or self.steered_by("noise")
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether the schedule decides along the run."""
+        return find_policy(self.schedule, self.parameters) is not None
+
+    def steered_by(self, signal: str) -> bool:
+        """Whether the schedule decides by `signal`, so that it must be measured."""
+        policy = find_policy(self.schedule, self.parameters)
+        return policy is not None and signal in policy.needs
+
     def build_schedule(self) -> Schedule:
         """The schedule with this run's values. Raises UsageError."""
         setting = Setting(
@@ -162,6 +177,8 @@ class _Run(BaseModel):
             lr_scaling=self.lr_scaling,
             warmup_epochs=self.warmup_epochs,
             allow_unstable=self.allow_unstable,
+            noisy_labels=self.label_noise > 0 or self.label_smoothing > 0,
+            validated=self.val_fraction > 0,
         )
         return make_schedule(self.schedule, setting, self.parameters)
 
@@ -248,7 +265,9 @@ def _fill(values: dict[str, Any]) -> None:
     fill("batch_size", dataset.large_batch if large else dataset.batch_size)
     fill("epochs", float(dataset.epochs))
     fill("lr", 0.001 if optimizer == "adamw" else dataset.lr)
-    fill("reference_batch", dataset.batch_size if large else values["batch_size"])
+    policy = find_policy(values["schedule"], values["parameters"])
+    elsewhere = large or (policy is not None and policy.name == "gain")
+    fill("reference_batch", dataset.batch_size if elsewhere else values["batch_size"])
     fill("augment", bool(dataset.crop or dataset.mirror))
     if values.get("micro_batch") == "auto":
         values["micro_batch"] = None
@@ -259,7 +278,7 @@ def _fill(values: dict[str, Any]) -> None:
     if strategy is None:
         fill("momentum", 0.9)
     else:
-        fill("lr_scaling", strategy.lr_scaling)
+        fill("lr_scaling", default_scaling(strategy.name, values["parameters"]))
         scaling_rule(values["lr_scaling"], optimizer)
         if cycles_momentum(strategy.name, values["parameters"]):
             if values.get("momentum") is not None:

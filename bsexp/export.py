@@ -13,6 +13,7 @@ from typing import Any
 
 from bsexp.errors import UsageError
 from bsexp.schedules import Schedule, Update, curves, scaling, simulate
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.schedules.curves import Curve
 from bsexp.schedules.custom import read_curve
 from bsexp.schedules.planned import Planned
@@ -31,6 +32,10 @@ def export_schedule(schedule: Schedule, *, total_samples: int, num_train: int, t
     bit what bsexp plans. `title` is told in the function's docstring. Raises UsageError for a schedule that isn't made
     of bsexp's curves, or can't be planned.
     """
+    if isinstance(schedule, ClosedLoop):
+        if not schedule.others:
+            raise UsageError("export", title or schedule.name, "what is decided along a run is no function of samples")
+        schedule = schedule.ground
     if not isinstance(schedule, Planned):
         raise UsageError("export", title or "a schedule of your own", "it is a function already: take that one")
     updates = list(simulate(schedule, total_samples=total_samples, num_train=num_train))

@@ -110,6 +110,12 @@ _STUDY = (
         "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"
     ),
     Option(
+        "measure_noise",
+        "flag",
+        False,
+        "fill grad_sq_norm, grad_var and b_simple of steps.csv, at 400 points; numbers stay the same",
+    ),
+    Option(
         "micro_batch", "integer", None, "samples run at once", low=1, word="auto", commands=COSTING, default_text="auto"
     ),
     _choice("precision", ("fp32", "bf16", "fp16", "fp64"), "fp32", "arithmetic", commands=COSTING),

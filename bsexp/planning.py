@@ -3,6 +3,7 @@
 The one rule: everything that a run could be refused for is found here, before anything is trained or written.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -10,7 +11,8 @@ from itertools import pairwise
 from bsexp import catalog
 from bsexp.config import RunConfig
 from bsexp.errors import MemoryExhausted, UsageError
-from bsexp.schedules import simulate
+from bsexp.schedules import Hyper, Schedule, simulate
+from bsexp.schedules.closed import DECISIONS, ClosedLoop
 from bsexp.schedules.planned import Planned
 
 # Planning one update takes 3 microseconds, making one at least 200: hours to plan would be weeks to train.
@@ -18,12 +20,17 @@ MOST_UPDATES = 100_000_000
 # Compiling for a size takes as long as hundreds of updates, ten seconds and more: for few sizes, and for none that is
 # hardly used.
 MOST_COMPILED, LEAST_COMPILED = 8, 0.02
+# More parts would tell little more of a batch's noise (its error falls as 1 + 1 / (n - 1)), in ever smaller pieces.
+NOISE_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Plan:
     """A run's outline. Batch sizes are in samples; `largest_batch` is the largest one that an update really gets,
     `max_batch` the cap on what a schedule may want.
+
+    Of a closed loop only bounds are known: `updates` is then the most and `fewest_updates` the fewest there can be, and
+    batches lie between `smallest_batch` and `largest_batch`.
     """
 
     num_train: int
@@ -33,6 +40,7 @@ class Plan:
     largest_batch: int
     smallest_batch: int
     max_batch: int
+    fewest_updates: int | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -44,7 +52,10 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
         raise UsageError("momentum", "0 with nesterov", "Nesterov momentum needs some: above 0 and below 1")
     if config.evals and config.evals > total:
         raise UsageError("evals", str(config.evals), f"at most one per sample: {total:,}")
-    cap = schedule.largest(num_train) if isinstance(schedule, Planned) else config.max_batch
+    if isinstance(schedule, ClosedLoop) and not schedule.others:
+        return _plan_closed(config, schedule, total, num_train)
+    planned = schedule.ground if isinstance(schedule, ClosedLoop) else schedule
+    cap = planned.largest(num_train) if isinstance(planned, Planned) else config.max_batch
     # Known before it is counted: no update is larger than the cap.
     _check_updates(config, total // (cap or num_train))
     sizes: dict[int, int] = {}
@@ -52,7 +63,32 @@ def plan_run(config: RunConfig, num_train: int) -> Plan:
         sizes[update.batch_size] = sizes.get(update.batch_size, 0) + 1
         _check_updates(config, update.step + 1)
     _check_statistics(config, set(sizes))
+    _check_noise(config, max(sizes))
     return Plan(num_train, total, sum(sizes.values()), next(iter(sizes)), max(sizes), min(sizes), cap or max(sizes))
+
+
+def _plan_closed(config: RunConfig, schedule: ClosedLoop, total: int, num_train: int) -> Plan:
+    """The bounds of what a closed loop can do: each decision may double the batch, or halve it."""
+    least, most = schedule.bounds(num_train)
+    _check_updates(config, total // most)
+    first = schedule.ground.setting.batch_size
+    counts = {}
+    for name, extreme in (
+        ("most", lambda k: max(least, -(-first // 2**k))),
+        ("fewest", lambda k: min(most, first * 2**k)),
+    ):
+        counts[name] = sum(1 for _ in simulate(_deciding(extreme), total_samples=total, num_train=num_train))
+        _check_updates(config, counts[name])
+    # When between one and two batches remain, the last two are of half as many samples at least.
+    smallest = min((least + 1) // 2, total) if most > least else least
+    _check_statistics(config, set(range(smallest, most + 1)) if config.norm == "batch" else {most})
+    _check_noise(config, least if config.steered_by("noise") else most)
+    return Plan(num_train, total, counts["most"], first, min(most, total), least, most, counts["fewest"])
+
+
+def _deciding(batch_after: Callable[[int], int]) -> Schedule:
+    """A schedule of nothing but batches: `batch_after` so many decisions."""
+    return lambda progress: Hyper(batch_after(DECISIONS * progress.samples // progress.total_samples), 1.0, 0.0)
 
 
 def _check_updates(config: RunConfig, updates: int) -> None:
@@ -97,12 +133,33 @@ def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = N
     return [end - start for start, end in pairwise(edges)]
 
 
+def noise_parts(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
+    """The parts of a batch that tell its noise: those that it is run in or, where it is run whole, NOISE_PARTS of it.
+
+    None smaller than a ghost batch, or than 2 samples with statistics over a whole part. Empty for a batch that can't
+    be cut so. `memory` as in `micro_batch_sizes`.
+    """
+    sizes = micro_batch_sizes(batch_size, config, memory)
+    if len(sizes) > 1:
+        return sizes
+    unit = config.ghost_batch if config.norm == "batch" and config.ghost_batch else 1
+    units = batch_size // unit
+    parts = min(NOISE_PARTS, units // 2 if _plain_statistics(config) else units)
+    if parts < 2:
+        return []
+    edges = [unit * (units * k // parts) for k in range(parts)] + [batch_size]
+    return [end - start for start, end in pairwise(edges)]
+
+
 def frequent_parts(config: RunConfig, num_train: int) -> tuple[int, ...]:
     """The sizes worth compiling for, ascending: the MOST_COMPILED micro-batch sizes that most samples go through.
 
     One that fewer than LEAST_COMPILED of the samples go through isn't among them: remainders, and each of the many
     sizes of a batch that grows little by little. What isn't among them is to be run as it is.
     """
+    if config.closed_loop:
+        # Which sizes a closed loop will decide for nobody knows.
+        return ()
     total = config.total_samples(num_train)
     through: dict[int, int] = {}
     for update in simulate(config.build_schedule(), total_samples=total, num_train=num_train):
@@ -130,6 +187,13 @@ def smaller_part(size: int, config: RunConfig) -> int:
 
 def _plain_statistics(config: RunConfig) -> bool:
     return config.norm == "batch" and not config.ghost_batch
+
+
+def _check_noise(config: RunConfig, largest: int) -> None:
+    if config.measures_noise and not noise_parts(largest, config):
+        what = f"ghost batches of {config.ghost_batch}" if config.ghost_batch else "its samples"
+        which = f"a batch of {largest} can't be cut between {what} into parts with gradients of their own"
+        raise UsageError("measuring noise", which, "use larger batches")
 
 
 def _check_statistics(config: RunConfig, sizes: set[int]) -> None:

@@ -29,7 +29,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A row of steps.csv: the updates since the row before, up to and including `step`; `samples` after it."""
+    """A row of steps.csv: the updates since the row before, up to and including `step`; `samples` after it.
+
+    `grad_sq_norm` and `grad_var` are the means of what was measured since the row before, unbiased, of one sample:
+    |G|^2, which may be negative, and tr(Sigma). `b_simple`, in samples, is the ratio of the two after smoothing.
+    """
 
     step: int
     samples: int
@@ -64,6 +68,32 @@ class EvalRow:
     val_accuracy: float
     val_loss_ema: float | None
     val_accuracy_ema: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A row of decisions.csv: what a policy made of what it saw after `step`, and why (`reason`).
+
+    `batch_size` and `lr_factor` hold from the next update on; `wanted` is what the rule asked for before limits: a
+    batch size in samples, or a factor on the rate; None where it held. `loss`, `grad_sq_norm` and `grad_var` are
+    smoothed, `b_simple` is the ratio of the two and `cosine` the one that it lets expect between the gradients of the
+    batch's halves. `val_loss` is that of the last evaluation since the decision before.
+    """
+
+    step: int
+    samples: int
+    epoch: float
+    policy: str
+    wanted: float | None
+    batch_size: int
+    lr_factor: float
+    loss: float | None
+    grad_sq_norm: float | None
+    grad_var: float | None
+    b_simple: float | None
+    cosine: float | None
+    val_loss: float | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

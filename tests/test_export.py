@@ -61,7 +61,7 @@ def made(name: str, parameters: dict[str, Any] | None = None, **setting: Any) ->
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    *((name, {}, {}) for name in SCHEDULES),
+    *((name, {}, {}) for name, strategy in SCHEDULES.items() if not strategy.closed),
     *(("lr-decay", {"shape": shape}, {"warmup_epochs": 0.7}) for shape in LR_SHAPES),
     *(("growing-batch", {"shape": shape}, {}) for shape in BATCH_SHAPES),
     *(("growing-batch", {"match": shape}, {}) for shape in LR_SHAPES),
@@ -112,7 +112,16 @@ def test_an_exported_schedule_is_the_planned_one_at_every_update(
 
 
 def test_every_strategy_can_be_exported() -> None:
-    assert set(RULES) == set(SCHEDULES)
+    assert set(RULES) == {name for name, strategy in SCHEDULES.items() if not strategy.closed}
+
+
+def test_a_closed_loop_is_no_function_of_samples_but_one_that_is_only_asked_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="decided along a run is no function of samples"):
+        export_schedule(made("adaptive-batch"), total_samples=TOTAL, num_train=NUM_TRAIN)
+    asked = made("adaptive-batch", {"policy": "shadow", "follow": "growing-batch"})
+    followed = made("growing-batch")
+    source = same_as_planned(asked, tmp_path)
+    assert source == export_schedule(followed, total_samples=TOTAL, num_train=NUM_TRAIN)
 
 
 @pytest.mark.parametrize("total", [5, 8, 12, 15, 16, 17, 23, 24, 25])

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors", "seeding", "plugins"],
+    ["signals"],
     ["schedules"],
     ["catalog", "option", "options"],
     ["config", "records", "planning", "export"],
@@ -33,7 +34,7 @@ NO_TORCH = (
     *("option", "options", "export"),
 )
 STANDARD_ONLY = (
-    *("streams", "errors", "seeding", "plugins", "schedules", "catalog"),
+    *("streams", "errors", "seeding", "plugins", "signals", "schedules", "catalog"),
     *("option", "options", "export"),
 )
 OUTSIDE = ("torch", "lightning", "transformers")

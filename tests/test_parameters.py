@@ -31,8 +31,9 @@ def refused(words: list[str], *args: Any, **kwargs: Any) -> None:
 
 
 def test_what_the_refusals_below_start_from_is_accepted() -> None:
-    for name in SCHEDULES:
-        attempt(name)
+    for name, strategy in SCHEDULES.items():
+        if not strategy.closed:
+            attempt(name)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from bsexp.commands.given import talk_of
 from bsexp.errors import UsageError, nearest
 from bsexp.schedules import SCHEDULES
 from bsexp.schedules.parameters import Parameter
+from bsexp.schedules.policies import BATCH_POLICIES, LR_POLICIES
 from bsexp.schedules.shapes import BATCH_SHAPES, LR_SHAPES
 from bsexp.schedules.strategies import ALIASES
 
@@ -67,6 +68,18 @@ def _shapes() -> list[dict[str, Any]]:
     ]
 
 
+def _policies() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{schedule}: {policy.name}",
+            "summary": f"{policy.rule}; lr scaling: {policy.lr_scaling}. {policy.source}",
+            "parameters": [_parameter(parameter) for parameter in policy.parameters],
+        }
+        for schedule, table in (("adaptive-batch", BATCH_POLICIES), ("adaptive-lr", LR_POLICIES))
+        for policy in table.values()
+    ]
+
+
 def _datasets() -> list[dict[str, Any]]:
     return [
         {
@@ -97,6 +110,7 @@ def _models() -> list[dict[str, Any]]:
 KINDS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "schedules": _schedules,
     "shapes": _shapes,
+    "policies": _policies,
     "datasets": _datasets,
     "models": _models,
 }

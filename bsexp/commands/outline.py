@@ -126,7 +126,10 @@ def _arm(asked: Experiment, arm: str, mine: list[PlannedRun]) -> list[str]:
     """ARM_COLUMNS of an arm whose runs are `mine`."""
     one = mine[0]
     grown = f" to {one.plan.largest_batch:,}" if one.plan.largest_batch > one.plan.first_batch else ""
-    counts = [f"{one.plan.updates:,}", f"{one.plan.total_samples:,}", str(len(mine))]
+    # Of what is decided along the run only bounds are known.
+    fewest = one.plan.fewest_updates
+    least = f"{fewest:,} to " if fewest is not None and fewest < one.plan.updates else ""
+    counts = [f"{least}{one.plan.updates:,}", f"{one.plan.total_samples:,}", str(len(mine))]
     return [arm, one.config.schedule, _rates(asked, arm, one.config.lr), f"{one.plan.first_batch:,}{grown}", *counts]
 
 

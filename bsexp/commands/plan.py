@@ -33,6 +33,8 @@ def _schedule(subject: str, given: dict[str, Any], talk: Talk) -> int:
     times = planned_times(run, hardware) if hardware else []
     plan = run.plan
     rows = []
+    if plan.fewest_updates is not None:
+        return _bounds(run, values, talk)
     schedule = run.config.build_schedule()
     for update in simulate(schedule, total_samples=plan.total_samples, num_train=plan.num_train):
         g = noise_scale(update.lr, update.momentum, update.batch_size, plan.num_train)
@@ -53,6 +55,20 @@ def _schedule(subject: str, given: dict[str, Any], talk: Talk) -> int:
     if cap > plan.num_train / 10 and plan.largest_batch > plan.num_train / 10:
         talk.warn(f"max_batch {cap} is above num_train / 10: matching noise is not expected to hold there")
     talk.table(COLUMNS, [_shown(row) for row in thinned(rows, values.get("rows", TABLE_ROWS))])
+    return 0
+
+
+def _bounds(run: PlannedRun, values: dict[str, Any], talk: Talk) -> int:
+    """Tell what is known of a closed loop beforehand: its bounds, and no row."""
+    plan = run.plan
+    if values.get("figure"):
+        raise UsageError("--figure", f"with {run.config.schedule}", "what it will decide isn't known before a run")
+    if values.get("json"):
+        bounds = {"updates": plan.updates, "fewest_updates": plan.fewest_updates}
+        batches = {"smallest_batch": plan.smallest_batch, "largest_batch": plan.max_batch}
+        talk.document({"num_train": plan.num_train, "samples": plan.total_samples, **bounds, **batches, "rows": []})
+        return 0
+    talk.result(describe(run))
     return 0
 
 

@@ -75,9 +75,16 @@ def describe(run: PlannedRun) -> str:
         if plan.largest_batch == plan.first_batch
         else f"{plan.first_batch} to {plan.largest_batch}"
     )
+    updates = f"{plan.updates:,}"
+    if plan.fewest_updates is not None:
+        batches = f"{plan.first_batch} at first, decided along the run within {plan.smallest_batch} to {plan.max_batch}"
+        if plan.smallest_batch == plan.max_batch:
+            batches = f"{plan.first_batch}, the rate decided along the run"
+        if plan.fewest_updates < plan.updates:
+            updates = f"{plan.fewest_updates:,} to {plan.updates:,}"
     return (
         f"{config.schedule} on {config.dataset} with {config.model}, seed {config.seed}: "
-        f"{plan.total_samples:,} samples ({config.epochs:g} epochs of {plan.num_train:,}) in {plan.updates:,} updates, "
+        f"{plan.total_samples:,} samples ({config.epochs:g} epochs of {plan.num_train:,}) in {updates} updates, "
         f"batch {batches}, lr {config.lr:g}"
     )
 

@@ -20,11 +20,12 @@ from bsexp.data.splits import Part
 from bsexp.engine.averaging import AveragedModel
 from bsexp.engine.clock import Clock
 from bsexp.engine.evaluation import evaluate, evaluation_points
-from bsexp.records import EvalRow, StepRecord, StepRow
+from bsexp.engine.noise import NoiseLog, Norms
+from bsexp.records import DecisionRow, EvalRow, StepRecord, StepRow
 from bsexp.schedules import Hyper, noise_scale
 
-Record = StepRecord | StepRow | EvalRow
-ROWS = {"StepRecord": StepRecord, "StepRow": StepRow, "EvalRow": EvalRow}
+Record = StepRecord | StepRow | EvalRow | DecisionRow
+ROWS = {"StepRecord": StepRecord, "StepRow": StepRow, "EvalRow": EvalRow, "DecisionRow": DecisionRow}
 LOG_ROWS = 200
 
 
@@ -39,7 +40,10 @@ class Sight(NamedTuple):
 
 
 class Made(NamedTuple):
-    """An update: what it was made with, and where training stands after it. `samples_before` is where it stood."""
+    """An update: what it was made with, and where training stands after it. `samples_before` is where it stood.
+
+    `norms`: what was measured of it, if it was.
+    """
 
     step: int
     samples: int
@@ -48,12 +52,13 @@ class Made(NamedTuple):
     batch_size: int
     micro_batch_size: int
     loss: Tensor
+    norms: Norms | None = None
 
 
 class Ledger:
     """The records of the run `config` with a budget of `total_samples`, in `queue` until they are taken.
 
-    `failure` says since when the loss isn't finite. `clock` is that of the evaluations.
+    `failure` says since when the loss isn't finite. `clock` is that of evaluating and measuring.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Ledger:
     ) -> None:
         self.config, self.total_samples, self.sight = config, total_samples, sight
         self.averaged = AveragedModel(sight.model, total_samples) if config.averaging == "ema" else None
+        self.noise = NoiseLog(total_samples) if config.measures_noise else None
         self.clock = Clock(synchronize=synchronize)
         self.queue: deque[Record] = deque()
         self.best_val_accuracy: float | None = None
@@ -75,6 +81,8 @@ class Ledger:
         if self.averaged:
             self.averaged.follow(made.batch_size)
         self._losses.append((made.loss, made.batch_size))
+        if self.noise and made.norms:
+            self.noise.follow(made.norms, made.samples)
 
     def due(self, made: Made) -> bool:
         """Whether something is to be written after this update."""
@@ -104,6 +112,7 @@ class Ledger:
             self.failure = f"loss became {losses[bad]} at step {made.step + 1 - len(losses) + bad}"
         lr, momentum, num_train = made.hyper.lr, made.hyper.momentum, self.sight.num_train
         g = noise_scale(lr, momentum, made.batch_size, num_train) if self.config.optimizer == "sgd" else None
+        grad_sq_norm, grad_var, b_simple = self.noise.row() if self.noise else (None, None, None)
         mean = math.fsum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
         self.queue.append(
             StepRow(
@@ -116,9 +125,9 @@ class Ledger:
                 momentum=momentum,
                 noise_scale=g,
                 train_loss=mean,
-                grad_sq_norm=None,
-                grad_var=None,
-                b_simple=None,
+                grad_sq_norm=grad_sq_norm,
+                grad_var=grad_var,
+                b_simple=b_simple,
                 train_seconds=train_seconds,
             )
         )
@@ -154,6 +163,7 @@ class Ledger:
         return {
             "averaged": copied(self.averaged.model.state_dict()) if self.averaged else None,
             "losses": [(float(loss), size) for loss, size in self._losses],
+            "noise": self.noise.state() if self.noise else None,
             "eval_seconds": self.clock.seconds,
             "best_val_accuracy": self.best_val_accuracy,
             "last_eval": asdict(self.last_eval) if self.last_eval else None,
@@ -170,6 +180,8 @@ class Ledger:
             (torch.tensor(loss, dtype=batches.dtype, device=self.sight.train_subset.labels.device), size)
             for loss, size in state["losses"]
         ]
+        if self.noise:
+            self.noise.restore(state["noise"])
         self.clock.seconds = state["eval_seconds"]
         self.best_val_accuracy = state["best_val_accuracy"]
         self.last_eval = EvalRow(**state["last_eval"]) if state["last_eval"] else None

@@ -1,8 +1,8 @@
 """Training as an iterator of records.
 
-The one rule: `Training` knows no files and prints nothing. It yields a StepRecord for each update, a StepRow and an
-EvalRow where they are due; storing, showing and stopping belong to whoever consumes it, and `state()` between two
-records is a plain tree from which another Training goes on to the same bytes.
+The one rule: `Training` knows no files and prints nothing. It yields a StepRecord for each update, a StepRow, an
+EvalRow and DecisionRows where they are due; storing, showing and stopping belong to whoever consumes it, and `state()`
+between two records is a plain tree from which another Training goes on to the same bytes.
 """
 
 import math
@@ -15,17 +15,20 @@ from torch import Tensor
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.splits import Part, TrainingData, generator, prepare
-from bsexp.data.stream import SampleStream
+from bsexp.data.stream import Picks, SampleStream
 from bsexp.engine.clock import Clock
 from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
+from bsexp.engine.noise import Norms, measuring_due
+from bsexp.engine.steering import Steering
 from bsexp.engine.step import Updater
 from bsexp.models import build_model, count_parameters, is_factory
-from bsexp.planning import frequent_parts, micro_batch_sizes, plan_run
+from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
-from bsexp.schedules import Progress, consult, share
+from bsexp.schedules import Hyper, Progress, consult, share
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.seeding import derive
 
 TRAIN_SUBSET = 1000
@@ -71,6 +74,9 @@ class Training:
         self._prepare_model(data, compile)
         self._train_clock = Clock(synchronize=synchronizer(self.device))
         self._own = self._ledger(config)
+        self._steering: Steering | None = None
+        if isinstance(self.schedule, ClosedLoop):
+            self._steering = Steering(self.schedule, self.total_samples, self.num_train, self._own.noise)
         self.riders = [self._ledger(rider) for rider in riders]
         self.step, self.samples, self._closing = 0, 0, False
         self.outcome: Outcome | None = None
@@ -97,16 +103,24 @@ class Training:
 
     # -- one update and what follows it
 
+    def _hyper(self) -> Hyper:
+        """The values of the next update."""
+        schedule = self._steering.hyper if self._steering else self.schedule
+        return consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+
     def _advance(self) -> None:
-        hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+        hyper = self._hyper()
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
         if uncompiled := self._updater.uncompiled(sizes):
             self._rehearse(uncompiled)
         self._train_clock.start()
         picks = self._stream.take(size)
-        loss, sizes = self._updater.update(picks, hyper, sizes)
-        made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss)
+        measured = self._own.noise and measuring_due(self.samples, self.samples + size, self.total_samples)
+        norms = self._measure(picks) if measured and len(sizes) == 1 else None
+        loss, sizes = self._updater.update(picks, hyper, sizes, read=bool(measured))
+        norms = norms or self._updater.norms
+        made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss, norms)
         self._own.follow(made)
         self.step, self.samples = self.step + 1, self.samples + size
         self._own.queue.append(StepRecord(made.step, made.samples, size, hyper.lr, hyper.momentum, loss))
@@ -115,11 +129,39 @@ class Training:
             self._own.write(made, self._train_clock.seconds)
         else:
             self._train_clock.pause()
+        if self._steering:
+            self._steer(self._steering, made)
         for rider in self.riders:
             rider.follow(made)
             if rider.due(made):
                 self._train_clock.stop()
                 rider.write(made, self._train_clock.seconds)
+
+    def _steer(self, steering: Steering, made: Made) -> None:
+        """Let a closed loop see the update, and decide where that is due."""
+        steering.follow(made)
+        seen = self._own.last_eval
+        if seen is not None and seen.samples == made.samples and self._data.val is not None:
+            steering.evaluated(seen)
+        if steering.due(made) and not self._own.failure:
+            self._train_clock.stop()
+            self._own.queue.extend(steering.decide(made))
+
+    def _measure(self, picks: Picks) -> Norms | None:
+        """The noise of a batch that is run whole, by a pass beside its update; None where it can't be cut."""
+        parts = noise_parts(len(picks.index), self.config, self._updater.limit)
+        if not parts:
+            return None
+        if self.config.steered_by("noise"):
+            # What a policy decides by is part of what the policy costs.
+            return self._updater.measure(picks, parts)
+        # Nothing of the training depends on it: its seconds are those of looking on.
+        self._train_clock.stop()
+        self._own.clock.start()
+        norms = self._updater.measure(picks, parts)
+        self._own.clock.stop()
+        self._train_clock.start()
+        return norms
 
     def _reseed(self) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
@@ -230,7 +272,7 @@ class Training:
         """
         if self.samples >= self.total_samples:
             return
-        hyper = consult(self.schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
+        hyper = self._hyper()
         size, _ = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         parts = [
             max(micro_batch_sizes(each, self.config, self._updater.limit)) for each in (self.plan.largest_batch, size)
@@ -271,6 +313,7 @@ class Training:
             "shrink": self._updater.shrink,
             "memory_limit": self._updater.limit,
             "train_seconds": self._train_clock.seconds,
+            "steering": self._steering.state() if self._steering else None,
             **ledger.state(),
         }
 
@@ -284,3 +327,5 @@ class Training:
         self._updater.shrink, self._updater.limit = state["shrink"], state["memory_limit"]
         self._train_clock.seconds = state["train_seconds"]
         self._own.restore(state)
+        if self._steering:
+            self._steering.restore(state["steering"])

@@ -17,6 +17,7 @@ from bsexp.data.augment import Batches
 from bsexp.data.stream import Picks
 from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import is_out_of_memory, release_memory
+from bsexp.engine.noise import Norms, PartNorms
 from bsexp.errors import MemoryExhausted
 from bsexp.planning import micro_batch_sizes, smaller_part
 from bsexp.schedules import Hyper
@@ -44,8 +45,9 @@ class Updater:
 
     `reseed` is called before the gradients of an update are computed, and again where they are computed once more:
     dropout masks must be those of the position. `largest` is the largest part that has gone through so far, `limit`
-    the one that memory allows, None as long as it never ran out; both in samples. `compiled` is what runs `model`
-    forward where there is one; gradients then stay in place from update to update.
+    the one that memory allows, None as long as it never ran out; both in samples. `norms` are those of the last
+    update's parts, where they were to be read and there were several. `compiled` is what runs `model` forward where
+    there is one; gradients then stay in place from update to update.
 
     fp16 loses gradients below 6e-8, so the loss is multiplied beforehand: `scaler` finds the factor by trying. Where a
     gradient overflows, the update is left out and the factor halved; such an update counts like any other (samples,
@@ -72,15 +74,16 @@ class Updater:
         self.shrink = 0.0
         self.largest = 0
         self.limit: int | None = None
+        self.norms: Norms | None = None
 
-    def update(self, picks: Picks, hyper: Hyper, sizes: list[int]) -> tuple[Tensor, list[int]]:
+    def update(self, picks: Picks, hyper: Hyper, sizes: list[int], read: bool = False) -> tuple[Tensor, list[int]]:
         """One update from `picks` in parts of `sizes`: the batch's mean loss, on the device, detached, and the parts.
 
-        Where memory runs out the same update is computed again in parts of half the size, and `limit` is set to that.
-        Raises MemoryExhausted where parts can't be smaller.
+        `read`: the norms of the parts' gradients are left in `norms`. Where memory runs out the same update is made
+        again in parts of half the size, and `limit` is set to that. Raises MemoryExhausted where none are smaller.
         """
         self._set(hyper, len(picks.index))
-        while (loss := self._tried(picks, sizes)) is None:
+        while (loss := self._tried(picks, sizes, read)) is None:
             # Outside the `except`: the exception would keep the failed try's tensors alive.
             self.limit = smaller_part(max(sizes), self.config)
             sizes = micro_batch_sizes(len(picks.index), self.config, self.limit)
@@ -105,15 +108,44 @@ class Updater:
         for weight in self._weights:
             self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
-    def _tried(self, picks: Picks, sizes: list[int]) -> Tensor | None:
+    def measure(self, picks: Picks, sizes: list[int]) -> Norms:
+        """The norms of the gradients of `picks` in parts of `sizes`, from a pass for that alone.
+
+        It costs what the forward and backward passes of an update cost. Weights, buffers and what is summed up are left
+        as they were; dropout masks are those of the position, drawn for parts. Raises MemoryExhausted.
+        """
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        norms = self._part_norms(picks)
+        try:
+            self._forget_gradients()
+            self.reseed()
+            self._gradients(self.model, picks, sizes, norms)
+            return norms.result()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            cure = "leave --measure-noise out, or run in smaller parts (--micro-batch)"
+            raise MemoryExhausted("out of memory", f"measuring noise in parts of {max(sizes)}", cure) from None
+        finally:
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+
+    def _part_norms(self, picks: Picks) -> PartNorms:
+        # A loss of 1 comes back as the scale, a tensor: asking for the number would wait for the device.
+        scale = self.scaler.scale(torch.ones((), device=self.device)) if self.scaler else None
+        return PartNorms(self._weights, len(picks.index), scale)
+
+    def _tried(self, picks: Picks, sizes: list[int], read: bool) -> Tensor | None:
         """The loss, with the gradients in place; None where memory ran out: then nothing has changed."""
         larger = max(sizes) > self.largest
         # Batch statistics move in the forward pass. Only a part larger than any before can be the first to fail.
         buffers = [buffer.clone() for buffer in self.model.buffers()] if larger else []
+        norms = self._part_norms(picks) if read and len(sizes) > 1 else None
         try:
             self._forget_gradients()
             self.reseed()
-            loss = self._gradients(self.compiled or self.model, picks, sizes)
+            loss = self._gradients(self.compiled or self.model, picks, sizes, norms)
+            self.norms = norms.result() if norms else None
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -137,7 +169,13 @@ class Updater:
         for weight in self._weights:
             weight.grad = None
 
-    def _gradients(self, model: Callable[[Tensor], Tensor], picks: Picks, sizes: list[int]) -> Tensor:
+    def _gradients(
+        self,
+        model: Callable[[Tensor], Tensor],
+        picks: Picks,
+        sizes: list[int],
+        after: Callable[[int], None] | None = None,
+    ) -> Tensor:
         total = sum(sizes)
         start, losses = 0, []
         for size in sizes:
@@ -155,6 +193,8 @@ class Updater:
             (self.scaler.scale(loss) if self.scaler else loss).backward()
             losses.append(loss.detach())
             start += size
+            if after:
+                after(size)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _arithmetic(self) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bsexp.errors import UsageError, nearest, shown
 
-Kind = Literal["number", "integer", "flag", "choice", "numbers", "curve"]
+Kind = Literal["number", "integer", "flag", "choice", "numbers", "curve", "table"]
 
 MOST_CYCLES = 10_000
 
@@ -58,7 +58,7 @@ class Parameter:
                 if self.increasing and any(b <= a for a, b in pairwise(numbers)):
                     raise self._refusal(value)
                 return numbers
-            case "curve":
+            case "curve" | "table":
                 if not isinstance(value, dict):
                     raise self._refusal(value)
                 return value
@@ -75,7 +75,7 @@ class Parameter:
                     value = {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
                 case "numbers":
                     value = [float(item) for item in text.strip("[]").split(",")]
-                case "curve":
+                case "curve" | "table":
                     value = _read_table(text)
                 case _:
                     value = text
@@ -92,6 +92,8 @@ class Parameter:
             return "true or false"
         if self.kind == "curve":
             return 'a table such as {curve = "linear", start = 1, end = 0}'
+        if self.kind == "table":
+            return 'a table such as {shape = "exponential"}'
         noun = {"number": "a number", "integer": "a whole number"}.get(self.kind, "a list of numbers")
         left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
         span = f" in {left}{self.low:g}, {self.high:g}{right}"

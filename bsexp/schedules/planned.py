@@ -20,7 +20,8 @@ class Setting:
     """What a run gives to any schedule; None stands for the strategy's own default (or the rule named below).
 
     `lr` is the rate at `reference_batch` (default: batch_size). `max_batch` defaults to max(batch_size,
-    num_train // 10). `warmup_epochs` is a float, in epochs.
+    num_train // 10). `warmup_epochs` is a float, in epochs. `noisy_labels`: the loss can't fall to 0, for label noise
+    or label smoothing; `validated`: there is a validation split. Only closed loops look at these two.
     """
 
     batch_size: int
@@ -32,6 +33,8 @@ class Setting:
     lr_scaling: str | None = None
     warmup_epochs: float | None = None
     allow_unstable: bool = False
+    noisy_labels: bool = False
+    validated: bool = True
 
 
 class Point(NamedTuple):
@@ -57,7 +60,11 @@ Rule = Callable[[Point], Wanted]
 
 @dataclass(frozen=True)
 class Strategy:
-    """A named family of schedules. `shapes` maps a parameter ("shape", "match") to the table its values come from."""
+    """A named family of schedules. `shapes` maps a parameter ("shape", "match") to the table its values come from.
+
+    `closed`: in a closed loop, by the policy that the parameter "policy" names; `rule` is then what nothing is decided
+    about.
+    """
 
     name: str
     batch: str
@@ -69,6 +76,7 @@ class Strategy:
     lr_scaling: str = "none"
     warmup_share: float = 0.0
     large: bool = False
+    closed: bool = False
 
     def parameters(self, given: Mapping[str, Any]) -> tuple[Parameter, ...]:
         """All parameters, those of the shape that `given` chooses included."""

@@ -13,6 +13,7 @@ from bsexp.schedules.base import Schedule
 from bsexp.schedules.custom import read_curve
 from bsexp.schedules.parameters import Parameter, above, choice, count, fraction, settle
 from bsexp.schedules.planned import Planned, Point, Rule, Setting, Strategy, Wanted
+from bsexp.schedules.policies import BATCH_POLICIES, LR_POLICIES, Policy, close_loop
 from bsexp.schedules.scaling import scaling_rule
 from bsexp.schedules.shapes import BATCH_SHAPES, LR_SHAPES, ONE_CYCLE_PARAMETERS
 
@@ -268,6 +269,29 @@ SCHEDULES: dict[str, Strategy] = {
             {"shape": {name: LR_SHAPES[name] for name in _CYCLES}},
         ),
         Strategy(
+            "adaptive-batch",
+            "decided along the run, by policy",
+            "constant, scaled by the policy's rule",
+            "see its policies: bsexp list policies",
+            _fixed,
+            (
+                choice("policy", "noise", tuple(BATCH_POLICIES), "what decides"),
+                count("min_batch", None, "least batch (batch_size)"),
+            ),
+            {"policy": BATCH_POLICIES},
+            closed=True,
+        ),
+        Strategy(
+            "adaptive-lr",
+            "B0",
+            "decided along the run, by policy",
+            "see its policies: bsexp list policies",
+            _fixed,
+            (choice("policy", "plateau", tuple(LR_POLICIES), "what decides"),),
+            {"policy": LR_POLICIES},
+            closed=True,
+        ),
+        Strategy(
             "custom",
             "batch_size times a curve",
             "lr times a curve",
@@ -307,6 +331,24 @@ def cycles_momentum(name: str, parameters: Mapping[str, Any]) -> bool:
     )
 
 
+def find_policy(name: str, parameters: Mapping[str, Any]) -> Policy | None:
+    """The policy of a closed loop with these parameters; None for any other schedule."""
+    if ":" in name or not find_strategy(name).closed:
+        return None
+    strategy = find_strategy(name)
+    assert strategy.shapes, "closed loops have policies"
+    policy: Policy = strategy.shapes["policy"][parameters.get("policy", strategy.own[0].default)]
+    return policy
+
+
+def default_scaling(name: str, parameters: Mapping[str, Any]) -> str:
+    """The rule for the rate of a schedule that isn't given one: the strategy's, its policy's, or the followed one's."""
+    policy = find_policy(name, parameters)
+    if policy and policy.name == "shadow":
+        return default_scaling(parameters.get("follow", policy.parameters[0].default), {})
+    return policy.lr_scaling if policy else find_strategy(name).lr_scaling
+
+
 def settle_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a named strategy with their values, checked; UsageError otherwise."""
     strategy = find_strategy(name)
@@ -327,7 +369,7 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
         return load_factory(name, setting, parameters)
     strategy = find_strategy(name)
     values = settle_parameters(name, parameters)
-    scale = scaling_rule(setting.lr_scaling or strategy.lr_scaling, setting.optimizer)
+    scale = scaling_rule(setting.lr_scaling or default_scaling(name, parameters), setting.optimizer)
     reference = setting.reference_batch or setting.batch_size
     start = values["warmup_start"]
     if start is None:
@@ -338,4 +380,12 @@ def make_schedule(name: str, setting: Setting, parameters: Mapping[str, Any]) ->
         raise strategy.overflow("in its parameters") from None
     except ValueError as error:
         raise UsageError(strategy.name, "parameters that contradict one another", str(error)) from None
-    return Planned(strategy, setting, values, rule, scale, reference, start)
+    planned = Planned(strategy, setting, values, rule, scale, reference, start)
+    policy = find_policy(name, values)
+    if policy is None:
+        return planned
+    if policy.name == "shadow":
+        own = {} if values["warmup_start"] is None else {"warmup_start": values["warmup_start"]}
+        followed = make_schedule(values["follow"], setting, {**own, **(values["follow_parameters"] or {})})
+        return close_loop(planned, policy, followed)
+    return close_loop(planned, policy)

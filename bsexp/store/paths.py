@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "evals.csv"
 
     @property
+    def decisions(self) -> Path:
+        """Only where the schedule decides along the run."""
+        return self.path / "decisions.csv"
+
+    @property
     def predictions(self) -> Path:
         return self.path / "test_predictions.npz"
 
@@ -68,10 +73,9 @@ class RunFolder:
         """A folder of TensorBoard's, where that was asked for: all attempts' rows."""
         return self.path / "tensorboard"
 
-    @property
-    def logs(self) -> tuple[Path, ...]:
+    def logs(self, closed_loop: bool) -> tuple[Path, ...]:
         """The files that grow while the run is made."""
-        return (self.steps, self.evals)
+        return (self.steps, self.evals, self.decisions) if closed_loop else (self.steps, self.evals)
 
     def checkpoint(self, samples: int) -> Path:
         """Where the state after `samples` samples is kept, in an attempt's folder."""

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import NewerSchema, StoreError
-from bsexp.records import SCHEMA_VERSION, SUMMARY_COLUMNS, EvalRow, Outcome, StepRow, columns, eval_columns
+from bsexp.records import (
+    SCHEMA_VERSION,
+    SUMMARY_COLUMNS,
+    DecisionRow,
+    EvalRow,
+    Outcome,
+    StepRow,
+    columns,
+    eval_columns,
+)
 from bsexp.store.checkpoints import Checkpoint, Log, samples_of, write_checkpoint
 from bsexp.store.files import (
     check_schema,
@@ -73,10 +82,11 @@ class RunWriter:
         self.environment = dict(environment)
         self.steps: list[StepRow] = []
         self.evals: list[EvalRow] = []
+        self.decisions: list[DecisionRow] = []
         self.attempt = folder.attempt(lease.number)
         self.wall_seconds = 0.0
         self._announced = False
-        self._logs = {path.name: Log(path) for path in self.attempt.logs}
+        self._logs = {path.name: Log(path) for path in self.attempt.logs(config.closed_loop)}
 
     def begin(self, found: Checkpoint | None, logs: Mapping[str, bytes] | None = None) -> None:
         """Begin the attempt, as a copy of what belongs to `found` where the run goes on from a checkpoint.
@@ -96,6 +106,8 @@ class RunWriter:
             else:
                 self._append(self.attempt.steps.name, csv_text(columns(StepRow), []))
                 self._append(self.attempt.evals.name, csv_text(eval_columns(self.config.val_fraction), []))
+                if self.config.closed_loop:
+                    self._append(self.attempt.decisions.name, csv_text(columns(DecisionRow), []))
             self.folder.failure.unlink(missing_ok=True)
         self._announced = announce(self.folder, self.config, self.arm)
         self.environment |= {"attempts": self.lease.number, EARLIER: round(self.wall_seconds, 3)}
@@ -136,7 +148,9 @@ class RunWriter:
         with usable(self.attempt.path):
             self._append(self.attempt.steps.name, csv_text(columns(StepRow), map(asdict, self.steps), header=False))
             self._append(self.attempt.evals.name, csv_text(names, rows, header=False))
-        self.steps, self.evals = [], []
+            decisions = csv_text(columns(DecisionRow), map(asdict, self.decisions), header=False)
+            self._append(self.attempt.decisions.name, decisions)
+        self.steps, self.evals, self.decisions = [], [], []
 
     def written(self) -> dict[str, bytes]:
         """The logs so far, by name."""

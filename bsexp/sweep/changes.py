@@ -17,7 +17,18 @@ from bsexp.store.checkpoints import Checkpoint
 from bsexp.sweep.tasks import Execution
 
 # The parts of this package whose code makes numbers.
-CODE = ("data", "engine", "models", "schedules", "catalog.py", "config.py", "planning.py", "records.py", "seeding.py")
+CODE = (
+    "data",
+    "engine",
+    "models",
+    "schedules",
+    "signals",
+    "catalog.py",
+    "config.py",
+    "planning.py",
+    "records.py",
+    "seeding.py",
+)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ def find_forks(planned: Sequence[PlannedRun]) -> dict[int, Fork]:
     forks: dict[int, Fork] = {}
     earlier: dict[tuple[Any, ...], list[int]] = {}
     for number, run in enumerate(planned):
+        if run.config.closed_loop:
+            # What it will do isn't known before it is made.
+            continue
         alike = earlier.setdefault(_key(run.config), [])
         longest = max((_common(planned[other], run) for other in alike), default=0)
         if longest >= WORTH * run.plan.total_samples:
@@ -64,6 +67,9 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
     rest = {name: value for name, value in config.model_dump().items() if name not in THROUGH_THE_SCHEDULE}
     if config.weight_decay_clock != "samples":
         del rest["reference_batch"]
+    if config.measures_noise:
+        # Which updates are measured depends on the budget.
+        rest["epochs"] = config.epochs
     return tuple(sorted((name, repr(value)) for name, value in rest.items()))
 
 

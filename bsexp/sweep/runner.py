@@ -20,7 +20,7 @@ from bsexp.engine import checkpoint
 from bsexp.engine.device import process_peak_memory
 from bsexp.engine.loop import Training
 from bsexp.errors import BsexpError, MemoryExhausted, UsageError
-from bsexp.records import EvalRow, StepRecord, StepRow
+from bsexp.records import DecisionRow, EvalRow, StepRecord, StepRow
 from bsexp.store.checkpoints import Checkpoint, newest
 from bsexp.store.lease import Lease, Observer, holder
 from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, remove_empty, summarise
@@ -156,6 +156,8 @@ class _Attempt:
                     heirs.after(training, writer, self.surroundings, self.execution.environment, self._wall())
                 elif isinstance(record, StepRow):
                     writer.steps.append(record)
+                elif isinstance(record, DecisionRow):
+                    writer.decisions.append(record)
                 elif isinstance(record, EvalRow):
                     writer.evals.append(record)
                     writer.flush()
