@@ -95,8 +95,9 @@ def _steps(config: RunConfig, end: float) -> Iterator[StepRow]:
     for k in range(1, LOG_ROWS + 1):
         step = max(k, k * updates // LOG_ROWS)
         loss = 2.3 * math.exp(-4 * k / LOG_ROWS) + (1 - end) * math.pi
-        epoch = step * size / NUM_TRAIN
-        row = (step - 1, step * size, epoch, size, size, config.lr, 0.9, 39.9, loss, None, None, None, k / 100)
+        # The last update takes what remains: a run's rows end where the run ended.
+        samples = TOTAL if k == LOG_ROWS else step * size
+        row = (step - 1, samples, samples / NUM_TRAIN, size, size, config.lr, 0.9, 39.9, loss, None, None, None, k / 100)
         yield StepRow(*row)
 
 
