@@ -43,9 +43,14 @@ class Plan:
     fewest_updates: int | None = None
 
 
-@lru_cache(maxsize=4096)
 def plan_run(config: RunConfig, num_train: int) -> Plan:
     """The outline of `config` on `num_train` samples; UsageError for whatever can't be trained."""
+    # The same for every seed, and found once for all of them.
+    return _plan(config.model_copy(update={"seed": 0}), num_train)
+
+
+@lru_cache(maxsize=4096)
+def _plan(config: RunConfig, num_train: int) -> Plan:
     total = config.total_samples(num_train)
     schedule = config.build_schedule()
     if config.nesterov and config.momentum == 0 and config.optimizer == "sgd":

@@ -109,12 +109,14 @@ class Training:
         return consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
 
     def _advance(self) -> None:
+        self._train_clock.start()
         hyper = self._hyper()
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         sizes = micro_batch_sizes(size, self.config, self._updater.limit)
         if uncompiled := self._updater.uncompiled(sizes):
+            self._train_clock.stop()
             self._rehearse(uncompiled)
-        self._train_clock.start()
+            self._train_clock.start()
         picks = self._stream.take(size)
         measured = self._own.noise and measuring_due(self.samples, self.samples + size, self.total_samples)
         norms = self._measure(picks) if measured and len(sizes) == 1 else None

@@ -142,6 +142,13 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: 
     return text.getvalue()
 
 
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of values without a header, spelled as `csv_text` spells them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def plain(value: Any) -> Any:
     """`value` for JSON: not-a-number and infinities become None."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

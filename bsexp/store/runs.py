@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from bsexp.records import (
 from bsexp.store.checkpoints import Checkpoint, Log, samples_of, write_checkpoint
 from bsexp.store.files import (
     check_schema,
+    csv_lines,
     csv_text,
     ensure_folder,
     leftovers,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 # In environment.json: what the attempts before this one took.
 EARLIER = "earlier_attempts_seconds"
+# Rows as tuples, in the order of their columns: a run writes hundreds, and `asdict` would copy each cell.
+STEP_VALUES, EVAL_VALUES, DECISION_VALUES = (attrgetter(*columns(row)) for row in (StepRow, EvalRow, DecisionRow))
 
 log = logging.getLogger(__name__)
 
@@ -143,13 +147,10 @@ class RunWriter:
 
     def flush(self) -> None:
         """Append the rows that came since the last call."""
-        names = eval_columns(self.config.val_fraction)
-        rows = [dict(zip(names, asdict(row).values(), strict=True)) for row in self.evals]
         with usable(self.attempt.path):
-            self._append(self.attempt.steps.name, csv_text(columns(StepRow), map(asdict, self.steps), header=False))
-            self._append(self.attempt.evals.name, csv_text(names, rows, header=False))
-            decisions = csv_text(columns(DecisionRow), map(asdict, self.decisions), header=False)
-            self._append(self.attempt.decisions.name, decisions)
+            self._append(self.attempt.steps.name, csv_lines(map(STEP_VALUES, self.steps)))
+            self._append(self.attempt.evals.name, csv_lines(map(EVAL_VALUES, self.evals)))
+            self._append(self.attempt.decisions.name, csv_lines(map(DECISION_VALUES, self.decisions)))
         self.steps, self.evals, self.decisions = [], [], []
 
     def written(self) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ line, never guessed.
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,10 @@ from bsexp.store.paths import Experiment, RunFolder
 from bsexp.store.runs import finished, read_summary
 
 if TYPE_CHECKING:
+    import numpy
     import pandas
+
+    Columns = dict[str, numpy.ndarray]
 
 SKIPPED = Callable[[BsexpError], None]
 TEXTS = ("experiment", "arm", "schedule", "dataset", "model", "status", "device", "config_hash", "reason")
@@ -131,8 +134,8 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
 
     summaries: list[dict[str, Any]] = []
     configs: list[dict[str, Any]] = []
-    evals: list[pandas.DataFrame] = []
-    steps: list[pandas.DataFrame] = []
+    evals: list[Columns] = []
+    steps: list[Columns] = []
     environments: dict[str, dict[str, Any]] = {}
     for folder in experiment.run_folders():
         try:
@@ -140,13 +143,12 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
             if summary is None:
                 continue
             reading.check_summary(folder.summary, summary)
-            key = {name: summary[name] for name in ("arm", "seed", "lr", "config_hash")}
             config = reading.config_of(folder.config, read_json(folder.config))
             # A run that diverged may have done so before its last evaluation.
             end = None if summary["status"] == "diverged" else summary["samples"]
             parts = [
-                reading.read_csv(folder.evals, eval_columns(config["val_fraction"]), end),
-                reading.read_csv(folder.steps, columns(StepRow), summary["samples"]),
+                reading.read_columns(folder.evals, eval_columns(config["val_fraction"]), end),
+                reading.read_columns(folder.steps, columns(StepRow), summary["samples"]),
             ]
             environment = read_json(folder.environment)
         except BsexpError as error:
@@ -154,19 +156,19 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
             continue
         summaries.append(summary)
         configs.append(config)
-        evals.append(parts[0].assign(**key))
-        steps.append(parts[1].assign(**{name: key[name] for name in STEP_KEY}))
+        evals.append(parts[0])
+        steps.append(parts[1])
         environments.setdefault(json.dumps(environment, sort_keys=True), environment)
-    for k, label in enumerate(_labels(summaries, configs)):
-        summaries[k]["arm"] = evals[k]["arm"] = steps[k]["arm"] = label
+    for summary, label in zip(summaries, _labels(summaries, configs), strict=True):
+        summary["arm"] = label
     runs = pandas.DataFrame(summaries, columns=list(SUMMARY_COLUMNS))
     numbers = [name for name in SUMMARY_COLUMNS if name not in TEXTS]
     runs[numbers] = runs[numbers].apply(pandas.to_numeric)
     runs = runs.sort_values(["arm", "lr", "seed", "config_hash"], ignore_index=True)
     return _Frames(
         runs,
-        _joined(evals, EVAL_KEY, EvalRow),
-        _joined(steps, STEP_KEY, StepRow),
+        _joined(evals, summaries, EVAL_KEY, EvalRow),
+        _joined(steps, summaries, STEP_KEY, StepRow),
         list(environments.values()),
         {summary["config_hash"]: config for summary, config in zip(summaries, configs, strict=True)},
     )
@@ -184,12 +186,17 @@ def _labels(summaries: list[dict[str, Any]], configs: list[dict[str, Any]]) -> l
     ]
     for summary, values in zip(summaries, flat, strict=True):
         settings.setdefault(summary["arm"], []).append(values)
+    apart: dict[str, set[str]] = {}
+    for arm, members in settings.items():
+        # What differs from the first differs between some two: then each member differs from one of them.
+        first = members[0]
+        apart[arm] = {key for each in members for key in {*each, *first} if each.get(key) != first.get(key)}
     labels = []
     for summary, values in zip(summaries, flat, strict=True):
-        others = settings[summary["arm"]]
-        apart = [key for key in values if any(other.get(key) != values[key] for other in others)]
-        shown = ", ".join(f"{key}={values[key]}" for key in apart if key not in ("dataset", "model"))
-        labels.append(f"{summary['arm']} ({shown})" if shown else summary["arm"])
+        arm = summary["arm"]
+        kept = [key for key in values if key in apart[arm] and key not in ("dataset", "model")]
+        shown = ", ".join(f"{key}={values[key]}" for key in kept)
+        labels.append(f"{arm} ({shown})" if shown else arm)
     return labels
 
 
@@ -197,20 +204,33 @@ EVAL_KEY = ("arm", "seed", "lr", "config_hash")
 STEP_KEY = ("arm", "seed", "config_hash")
 
 
-def _joined(parts: "list[pandas.DataFrame]", key: tuple[str, ...], row: type) -> "pandas.DataFrame":
+def _joined(
+    parts: "Sequence[Columns]", summaries: Sequence[dict[str, Any]], key: tuple[str, ...], row: type
+) -> "pandas.DataFrame":
+    """The columns of all runs one below another, with those of `key` from their summaries before them.
+
+    Runs with and without a validation split have columns that the others lack: these are then nan.
+    """
+    import numpy
     import pandas
 
     if not parts:
         return pandas.DataFrame(columns=[*key, *columns(row)])
-    whole = pandas.concat(parts, ignore_index=True)
-    rest = [name for name in whole.columns if name not in key]
-    return whole[[*key, *rest]].sort_values(["arm", "seed", "config_hash", "step"], ignore_index=True)
+    lengths = [len(part["step"]) for part in parts]
+    found: dict[str, Any] = {}
+    for name in key:
+        each = pandas.Series([summary[name] for summary in summaries])
+        found[name] = each.repeat(lengths).reset_index(drop=True)
+    for name in dict.fromkeys(name for part in parts for name in part):
+        pieces = [part.get(name, numpy.full(length, numpy.nan)) for part, length in zip(parts, lengths, strict=True)]
+        found[name] = numpy.concatenate(pieces)
+    return pandas.DataFrame(found).sort_values(["arm", "seed", "config_hash", "step"], ignore_index=True)
 
 
 def _packed(experiment: Experiment, skipped: SKIPPED) -> _Frames:
     runs = reading.read_runs_table(experiment.runs_table)
     evals, steps = (
-        _kept(partial(reading.read_packed_rows, path, row, runs), _joined([], key, row), skipped)
+        _kept(partial(reading.read_packed_rows, path, row, runs), _joined([], [], key, row), skipped)
         for path, key, row in (
             (experiment.evals_table, EVAL_KEY, EvalRow),
             (experiment.steps_table, STEP_KEY, StepRow),

@@ -34,6 +34,7 @@ CONTEXT = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else 
 CONTEXT.set_forkserver_preload(["bsexp.sweep.runner", "torch._dynamo"])
 ATTEMPTS = 3
 LOOK_SECONDS = 0.2
+TELL_SECONDS = 0.1
 # What a terminal or a cluster sends to everybody is the parent's business.
 IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 GRACE_SECONDS = 3.0
@@ -278,8 +279,14 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
             # Nobody listens any more: an end from outside, not a failure of the run.
             stop.request(signal.SIGTERM)
 
+    told = 0.0
+
     def tell(training: "Training", row: object) -> None:
-        say("progress", (training.samples, training.total_samples))
+        # Somebody looks at a bar: a message for each of a small run's hundreds of rows would cost more than it tells.
+        nonlocal told
+        if (now := time.monotonic()) - told >= TELL_SECONDS:
+            told = now
+            say("progress", (training.samples, training.total_samples))
 
     logger = logging.getLogger("bsexp")
     logger.setLevel(logging.INFO)

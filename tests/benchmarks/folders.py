@@ -97,7 +97,21 @@ def _steps(config: RunConfig, end: float) -> Iterator[StepRow]:
         loss = 2.3 * math.exp(-4 * k / LOG_ROWS) + (1 - end) * math.pi
         # The last update takes what remains: a run's rows end where the run ended.
         samples = TOTAL if k == LOG_ROWS else step * size
-        row = (step - 1, samples, samples / NUM_TRAIN, size, size, config.lr, 0.9, 39.9, loss, None, None, None, k / 100)
+        row = (
+            step - 1,
+            samples,
+            samples / NUM_TRAIN,
+            size,
+            size,
+            config.lr,
+            0.9,
+            39.9,
+            loss,
+            None,
+            None,
+            None,
+            k / 100,
+        )
         yield StepRow(*row)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bsexp.planning import plan_run
+from bsexp import planning
 from tests.faults.inside import Said, said
 from tests.faults.programs import finish
 
@@ -164,7 +164,7 @@ def test_a_budget_without_end_is_refused_before_it_is_counted(monkeypatch: pytes
 def test_updates_are_counted_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     # 20 * 1,293 / 16 = 1,616.25
     for most, code in ((1616, 2), (1617, 0)):
-        plan_run.cache_clear()
+        planning._plan.cache_clear()
         monkeypatch.setattr("bsexp.planning.MOST_UPDATES", most)
         assert said("run", "fixed-small", "--dry-run").code == code
 
