@@ -190,13 +190,13 @@ def check_ranks(config: RunConfig, ranks: int) -> None:
         raise UsageError("nproc", which + "s" * (config.virtual_workers > 1), cure)
 
 
-def noise_parts(batch_size: int, config: RunConfig, memory: int | None = None, ranks: int = 1) -> list[int]:
+def noise_parts(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
     """The parts of a batch that tell its noise: those that it is run in or, where it is run whole, NOISE_PARTS of it.
 
     None smaller than a ghost batch, or than 2 samples with statistics over a whole part. Empty for a batch that can't
-    be cut so. `memory` and `ranks` as in `micro_batch_sizes`.
+    be cut so. `memory` as in `micro_batch_sizes`. The same for any number of ranks: what is measured may decide.
     """
-    sizes = micro_batch_sizes(batch_size, config, memory, ranks)
+    sizes = micro_batch_sizes(batch_size, config, memory)
     if len(sizes) > 1:
         return sizes
     unit = config.ghost_batch if config.norm == "batch" and config.ghost_batch else 1

@@ -134,10 +134,11 @@ class Training:
         self._train_clock.start()
         picks = self._stream.take(size)
         measured = bool(self._own.noise) and measuring_due(self.samples, self.samples + size, self.total_samples)
-        # Noise is that of the mean gradient: a sum over workers doesn't tell it.
-        beside = len(sizes) == 1 or self.config.reduce == "sum"
-        norms = self._measure(picks) if measured and beside else None
-        loss, sizes = self._updater.update(picks, hyper, sizes, read=measured and not beside)
+        parts = noise_parts(size, self.config, self._updater.limit) if measured else []
+        # Noise is that of the mean gradient, which a sum over workers doesn't tell.
+        inside = sizes == parts and self.config.reduce == "mean"
+        norms = self._measure(picks, parts) if parts and not inside else None
+        loss, sizes = self._updater.update(picks, hyper, sizes, read=inside)
         norms = norms or self._updater.norms
         made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss, norms)
         self.step, self.samples = self.step + 1, self.samples + size
@@ -174,11 +175,8 @@ class Training:
             if self.ranks:
                 self.ranks.told(steering.decided.plain())
 
-    def _measure(self, picks: Picks) -> Norms | None:
-        """The noise of a batch that is run whole, by a pass beside its update; None where it can't be cut."""
-        parts = noise_parts(len(picks.index), self.config, self._updater.limit, self._updater.num_ranks)
-        if not parts:
-            return None
+    def _measure(self, picks: Picks, parts: list[int]) -> Norms:
+        """The noise of a batch that isn't run in `parts`, by a pass beside its update."""
         if self.config.steered_by("noise"):
             # What a policy decides by is part of what the policy costs.
             return self._updater.measure(picks, parts)

@@ -219,7 +219,8 @@ class Updater:
         if not self._gathering:
             return pieces
         start, stop = self._gathering.own(batch_size)
-        return [piece for piece in pieces if start <= piece.start < stop]
+        mine = [piece for piece in pieces if start <= piece.start < stop]
+        return [piece._replace(begins=piece.begins or piece == mine[0]) for piece in mine]
 
     def _gradients(
         self,
