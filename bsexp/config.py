@@ -234,6 +234,10 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("schedule", repr(values.get("schedule")), "name one (bsexp list schedules)")
     values["schedule"] = ALIASES.get(values["schedule"], values["schedule"])
     values["parameters"] = _checked_parameters(values["schedule"], values.get("parameters") or {})
+    if values.get("reduce") == "sum" and values.get("virtual_workers", 1) == 1:
+        raise UsageError(
+            "reduce", "'sum' with 1 worker", "it sums over workers: add --virtual-workers, or leave it out"
+        )
     _fill(values)
     return values
 

@@ -118,6 +118,19 @@ _STUDY = (
     Option(
         "micro_batch", "integer", None, "samples run at once", low=1, word="auto", commands=COSTING, default_text="auto"
     ),
+    _count(
+        "virtual_workers",
+        1,
+        "simulated workers that each batch is divided over, on one device",
+        high=1024,
+        commands=COSTING,
+    ),
+    _choice(
+        "reduce",
+        ("mean", "sum"),
+        "mean",
+        "the gradient: mean over the batch's samples, or sum over workers of each one's own mean",
+    ),
     _choice("precision", ("fp32", "bf16", "fp16", "fp64"), "fp32", "arithmetic", commands=COSTING),
     Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
 )
@@ -143,6 +156,14 @@ _EXECUTION = (
         commands=(*MAKING, "measure"),
         default_text="run, measure: all; else 1",
     ),
+    _count(
+        "nproc",
+        1,
+        "processes that share each batch, on one machine; also by torchrun",
+        high=1024,
+        in_id=False,
+        commands=("run",),
+    ),
     Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, "measure")),
     Option(
         "compile",
@@ -166,7 +187,7 @@ _EXECUTION = (
         "allow_changed",
         "flag",
         False,
-        "go on with another device, code, torch or number of threads, or compiled or not",
+        "go on with another device, code, torch, number of threads or processes, or compiled or not",
         in_id=False,
         commands=MAKING,
         no_form=None,

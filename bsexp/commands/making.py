@@ -28,13 +28,16 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
         save_model=options.get("save_model", False),
         environment={**describe_machine(), "arguments": python_arguments()},
         threads=options.get("threads", threads),
+        nproc=options.get("nproc", 1),
         deterministic=options.get("deterministic", False),
         compile=options.get("compile", False),
         keep_memory=options.get("tune_allocator", True),
         checkpoint_seconds=options.get("checkpoint_seconds", OPTIONS["checkpoint_seconds"].default),
         allow_changed=options.get("allow_changed", False),
         tensorboard=options.get("tensorboard", False),
-        asked=frozenset(name for name in ("device", "threads", "compile") if options.get(name) not in (None, "auto")),
+        asked=frozenset(
+            name for name in ("device", "threads", "nproc", "compile") if options.get(name) not in (None, "auto")
+        ),
     )
 
 

@@ -189,7 +189,7 @@ def _start(device: str, execution: Execution) -> _Worker:
         mine, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
         try:
-            with ctrl_c_blocked(), _modules_from_where_ours_are():
+            with ctrl_c_blocked(), imports_as_here():
                 process.start()
             return _Worker(process, mine, device)
         except (ConnectionError, EOFError, RuntimeError) as error:
@@ -205,7 +205,7 @@ def _start(device: str, execution: Execution) -> _Worker:
 
 
 @contextmanager
-def _modules_from_where_ours_are() -> Iterator[None]:
+def imports_as_here() -> Iterator[None]:
     """Python would have the server look first in the current folder, where a file may be called like a module."""
     ours = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ[name] for name in ours if name in os.environ}
