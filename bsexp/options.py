@@ -105,6 +105,8 @@ _STUDY = (
         "image_size", None, "side that images of a folder are brought to", low=4, commands=COSTING, default_text="32"
     ),
     Option("seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan")),
+    _count("order", 0, "which order of the seed's samples; weights, subset and labels stay", low=0, high=2**31 - 1),
+    _count("order_from", 0, "whole epochs in order 0 before the other order begins", low=0),
     _count("evals", None, "number of equally spaced evaluations", default_text="40, denser at first"),
     _count(
         "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"

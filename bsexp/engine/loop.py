@@ -29,7 +29,7 @@ from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Hyper, Progress, consult, share
 from bsexp.schedules.closed import ClosedLoop
-from bsexp.seeding import derive
+from bsexp.seeding import derive, order_seed
 
 TRAIN_SUBSET = 1000
 COLLAPSED = 0.95
@@ -165,7 +165,9 @@ class Training:
 
     def _reseed(self) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
-        seed = derive(self.config.seed, "dropout", self.samples)
+        # Masks are noise that comes with the order: another order has others.
+        config, epoch = self.config, self.samples // self.num_train
+        seed = derive(order_seed(config.seed, config.order, config.order_from, epoch), "dropout", self.samples)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
@@ -230,7 +232,8 @@ class Training:
         # A network of the user's own may `view` its images, which needs them contiguous.
         self._contiguous = is_factory(self.config.model)
         self._batches = Batches(self._data, dtype, self._contiguous)
-        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device)
+        order = {"order": self.config.order, "order_from": self.config.order_from}
+        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device, **order)
         chosen = torch.randperm(self.num_train, generator=generator(self.config.seed, "train subset"))[:TRAIN_SUBSET]
         self._train_subset = self._part(chosen.sort().values)
 
