@@ -130,7 +130,7 @@ _EXECUTION = (
         "text",
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
-        commands=("run", "sweep", "plan", "worker", "measure"),
+        commands=("run", "sweep", "plan", "worker", "measure", "inspect"),
         in_id=False,
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
         pattern_text="auto, cpu, cuda, cuda:N or mps",
@@ -142,8 +142,8 @@ _EXECUTION = (
         "CPU threads",
         high=1024,
         in_id=False,
-        commands=(*MAKING, "measure"),
-        default_text="run, measure: all; else 1",
+        commands=(*MAKING, "measure", "inspect"),
+        default_text="run, measure, inspect: all; else 1",
     ),
     Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, "measure")),
     Option(
@@ -349,12 +349,14 @@ _EXECUTION = (
         False,
         "one JSON document on stdout",
         in_id=False,
-        commands=("run", "sweep", "worker", "plan", "measure", "report", "status", "list", "doctor"),
+        commands=("run", "sweep", "worker", "plan", "measure", "inspect", "report", "status", "list", "doctor"),
         no_form=None,
     ),
 )
 
-EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "export", "measure", "status", "list", "init", "doctor")
+EVERYWHERE = (
+    *("run", "sweep", "worker", "report", "plan", "export", "measure", "inspect", "status", "list", "init", "doctor"),
+)
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),
