@@ -105,6 +105,8 @@ _STUDY = (
         "image_size", None, "side that images of a folder are brought to", low=4, commands=COSTING, default_text="32"
     ),
     Option("seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan")),
+    _count("order", 0, "which order of the seed's samples; weights, subset and labels stay", low=0, high=2**31 - 1),
+    _count("order_from", 0, "whole epochs in order 0 before the other order begins", low=0),
     _count("evals", None, "number of equally spaced evaluations", default_text="40, denser at first"),
     _count(
         "log_samples", None, "samples between rows of steps.csv; 0: every update", low=0, default_text="budget / 200"
@@ -141,7 +143,7 @@ _EXECUTION = (
         "text",
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
-        commands=("run", "sweep", "plan", "worker", "measure"),
+        commands=("run", "sweep", "plan", "worker", "measure", "inspect"),
         in_id=False,
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
         pattern_text="auto, cpu, cuda, cuda:N or mps",
@@ -153,8 +155,8 @@ _EXECUTION = (
         "CPU threads",
         high=1024,
         in_id=False,
-        commands=(*MAKING, "measure"),
-        default_text="run, measure: all; else 1",
+        commands=(*MAKING, "measure", "inspect"),
+        default_text="run, measure, inspect: all; else 1",
     ),
     _count(
         "nproc",
@@ -368,12 +370,14 @@ _EXECUTION = (
         False,
         "one JSON document on stdout",
         in_id=False,
-        commands=("run", "sweep", "worker", "plan", "measure", "report", "status", "list", "doctor"),
+        commands=("run", "sweep", "worker", "plan", "measure", "inspect", "report", "status", "list", "doctor"),
         no_form=None,
     ),
 )
 
-EVERYWHERE = ("run", "sweep", "worker", "report", "plan", "export", "measure", "status", "list", "init", "doctor")
+EVERYWHERE = (
+    *("run", "sweep", "worker", "report", "plan", "export", "measure", "inspect", "status", "list", "init", "doctor"),
+)
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),

@@ -115,6 +115,27 @@ class HardwareRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InspectedRow:
+    """A row of inspected.csv: what is measured of a finished run's kept weights and test predictions.
+
+    `calibration_error` of the test predictions (signals.calibration), in [0, 1]. `sharpness` is lambda_max of the
+    Hessian of the training loss, `lr` the rate of the last update and `lr_sharpness` their product. `barrier` is the
+    loss barrier to the run of the same seed of the arm `twin` (empty: none), in nats. None: not to be measured, for
+    want of weights perhaps.
+    """
+
+    arm: str
+    seed: int
+    config_hash: str
+    calibration_error: float | None
+    lr: float
+    sharpness: float | None
+    lr_sharpness: float | None
+    twin: str
+    barrier: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the measured part of summary.json. None: not measured, or not reached.
 

@@ -88,6 +88,8 @@ SAID = {
     "fixed_subset": False,
     "val_fraction": 0.1,
     "seed": 0,
+    "order": 0,
+    "order_from": 0,
     "measure_noise": False,
     "precision": "fp32",
     "allow_unstable": False,
@@ -153,6 +155,7 @@ OTHER = {
     "fixed_subset": True,
     "val_fraction": 0.2,
     "seed": 1,
+    "order": 1,
     "evals": 10,
     "log_samples": 0,
     "measure_noise": True,
@@ -167,7 +170,7 @@ OTHER = {
 def test_each_field_is_in_the_hash_on_its_own() -> None:
     hashes = [hash_of(), *(hash_of(**{name: value}) for name, value in OTHER.items())]
     assert len(set(hashes)) == len(hashes)
-    assert set(OTHER) == {*RUN_FIELDS, "parameters", "data_fingerprint"} - {"image_size"}
+    assert set(OTHER) == {*RUN_FIELDS, "parameters", "data_fingerprint"} - {"image_size", "order_from"}
 
 
 def test_the_size_of_folder_images_is_in_the_hash() -> None:

@@ -151,6 +151,8 @@ def _p(claim: Claim, found: Gathered | None, tests: list[Evidence]) -> float:
 def _word(claim: Claim, found: Gathered, tests: list[Evidence], both: tuple[Levels, Levels], share: float) -> Word:
     if found.missing:
         pairs = len({seed for _, seed in found.missing})
+        if len(found.unmeasured) == len(found.missing):
+            return Word("inconclusive", f"not measured on {pairs} of {len(claim.seeds)} seeds")
         return Word("inconclusive", f"unfinished: {pairs} of {len(claim.seeds)} seeds missing")
     if _fewest(found.contrasts) < FEWEST_PAIRS:
         given = Word("inconclusive", f"fewer than {FEWEST_PAIRS} pairs")

@@ -62,7 +62,8 @@ def judge_results(results: "Results") -> Findings | None:
     }
     tune = definition.get("tune", {})
     looks, seeds = tuple(kept["looks"]), tuple(kept["seeds"])
-    design = Design(arms, seeds, tuple(tune.get("seeds", ())), looks, bool(definition.get("target")))
+    rates = {arm: (str(rate["of"]), float(rate["times"])) for arm, rate in definition.get("rates", {}).items()}
+    design = Design(arms, seeds, tuple(tune.get("seeds", ())), looks, bool(definition.get("target")), rates)
     declared = read_claims(definition["claims"], design)
     chosen = chosen_rates(results)
     outcomes = outcomes_of(results, {each.claim.outcome for each in declared}, chosen)

@@ -86,10 +86,10 @@ def _outline(subject: str, given: dict[str, Any]) -> Outline:
     trials = []
     if asked.tune:
         arms = {arm: asked.arms[arm] for arm in tuned}
-        check_size(len(arms) * len(asked.tune.lr) * len(asked.tune.seeds), asked.execution)
-        grid = list(asked.tune.lr)
+        tune = asked.tune
+        check_size(len(arms) * tune.num_rates * len(tune.seeds), asked.execution)
         with naming(subject):
-            trials = plan_runs(arms, asked.tune.seeds, lambda arm: grid)
+            trials = plan_runs(arms, tune.seeds, lambda arm: tune.rates(arms[arm]))
     check_size(len(asked.arms) * len(asked.seeds), asked.execution)
     with naming(subject):
         runs = plan_runs(asked.arms, asked.seeds)
@@ -227,7 +227,9 @@ def _rates(asked: Experiment, arm: str, own: float) -> str:
     if arm in asked.rates:
         of, times = asked.rates[arm]
         return f"that of {of}" if times == 1 else f"{times:g} x that of {of}"
-    return ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and is_tuned(asked, arm) else f"{own:g}"
+    if asked.tune and is_tuned(asked, arm):
+        return ", ".join(f"{lr:g}" for lr in asked.tune.rates(asked.arms[arm]))
+    return f"{own:g}"
 
 
 def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:

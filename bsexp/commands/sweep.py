@@ -29,7 +29,7 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     asked = read_sweep(experiment, given)
     options = {**asked.execution}
     runs = len(asked.arms) * len(asked.seeds)
-    trials = len(asked.arms) * len(asked.tune.lr) * len(asked.tune.seeds) if asked.tune else 0
+    trials = len(asked.arms) * asked.tune.num_rates * len(asked.tune.seeds) if asked.tune else 0
     check_size(runs + trials, options)
     for note in asked.notes:
         talk.note(f"note: {note}")
@@ -47,6 +47,10 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     if options.get("report", True) and tally.finished:
         from bsexp.commands.report import report_experiment
 
+        if asked.inspected:
+            from bsexp.commands.inspect import inspect_experiment
+
+            inspect_experiment(place, options, talk)
         report_experiment(place, talk, show=not options.get("json"))
     return tell_end(tally, place.path, options, talk, time.monotonic() - began)
 

@@ -14,25 +14,25 @@ from torch import Tensor
 
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
-from bsexp.data.splits import Part, TrainingData, generator, prepare
+from bsexp.data.splits import Part, TrainingData, prepare
 from bsexp.data.stream import Picks, SampleStream
 from bsexp.engine.clock import Clock
 from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
+from bsexp.engine.network import build_network, dtype_of, watched_images
 from bsexp.engine.noise import Norms, measuring_due
 from bsexp.engine.ranks import Ranks
 from bsexp.engine.steering import Steering
 from bsexp.engine.step import Updater
-from bsexp.models import build_model, count_parameters, is_factory
+from bsexp.models import count_parameters, is_factory
 from bsexp.planning import check_ranks, frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Hyper, Progress, consult, share
 from bsexp.schedules.closed import ClosedLoop
-from bsexp.seeding import derive
+from bsexp.seeding import derive, order_seed
 
-TRAIN_SUBSET = 1000
 COLLAPSED = 0.95
 
 
@@ -192,7 +192,10 @@ class Training:
 
     def _reseed(self, place: int) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
-        seed = derive(self.config.seed, "dropout", self.samples + place)
+        # Masks are noise that comes with the order: another order has others.
+        config, epoch = self.config, self.samples // self.num_train
+        order = order_seed(config.seed, config.order, config.order_from, epoch)
+        seed = derive(order, "dropout", self.samples + place)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
@@ -253,13 +256,10 @@ class Training:
 
     def _prepare_data(self, data: TrainingData) -> None:
         self._data = data.to(self.device)
-        dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
-        # A network of the user's own may `view` its images, which needs them contiguous.
-        self._contiguous = is_factory(self.config.model)
-        self._batches = Batches(self._data, dtype, self._contiguous)
-        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device)
-        chosen = torch.randperm(self.num_train, generator=generator(self.config.seed, "train subset"))[:TRAIN_SUBSET]
-        self._train_subset = self._part(chosen.sort().values)
+        self._batches = Batches(self._data, dtype_of(self.config), is_factory(self.config.model))
+        order = {"order": self.config.order, "order_from": self.config.order_from}
+        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device, **order)
+        self._train_subset = watched_images(self.config, self._data)
 
     def _part(self, where: Tensor) -> Part:
         return self._data.train.select(where)
@@ -272,18 +272,7 @@ class Training:
 
     def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
-        model = build_model(
-            config.model,
-            image_shape=data.image_shape,
-            num_classes=data.num_classes,
-            norm=config.norm,
-            ghost_batch=config.ghost_batch,
-            dropout=config.dropout,
-            seed=config.seed,
-        )
-        dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        order = torch.contiguous_format if self._contiguous else torch.channels_last
-        self._model = model.to(self.device, dtype).to(memory_format=order).train()
+        self._model = build_network(config, data, self.device)
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
         reseed = self._reseed if draws else lambda place: None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from bsexp.analysis.declared import OF_TWINS
 from bsexp.analysis.facts import runs_of
 from bsexp.analysis.fits import heterogeneity
 from bsexp.analysis.outlook import outlooks
@@ -23,6 +24,11 @@ VERDICT_COLUMNS = (
     *("claim", "arm_a", "arm_b", "outcome", "budget", "num_pairs", "difference", "low", "high", "p", "p_holm"),
     *("p_signflip", "p_equivalence", "margin", "min_p", "power", "verdict", "note"),
 )
+
+
+FAR = " Of disagreement and barrier, which say how far two orders of the samples lead apart, more counts as better."
+# Outcomes from 0 to 1 besides accuracies.
+SHARES = ("memorised", "generalization_gap", "disagreement", "calibration_error")
 
 
 def size_of(judged: Judged, other: "Verdict | None" = None) -> tuple[float | None, float | None, float | None]:
@@ -58,9 +64,9 @@ def unit_of(judged: Judged) -> Unit:
     claim = judged.declared.claim
     if claim.kind in ("slope", "ratio"):
         return Unit(1.0, 4, "")
-    if "accuracy" in claim.outcome or claim.outcome in ("memorised", "generalization_gap"):
+    if "accuracy" in claim.outcome or claim.outcome in SHARES:
         return Unit(100.0, 2, "points")
-    return Unit(1.0, 4, "nats" if "loss" in claim.outcome else "")
+    return Unit(1.0, 4, "nats" if "loss" in claim.outcome or claim.outcome == "barrier" else "")
 
 
 def _text(value: float | None, judged: Judged) -> str:
@@ -100,6 +106,7 @@ def verdict_table(findings: Findings) -> Table:
     note = (
         f"{findings.standing} Differences are the first arm less the second, shares in points, losses in nats, "
         "ratios as log2; intervals at the level left after Holm over the claims. Positive losses are worse."
+        + (FAR if any(judged.declared.claim.outcome in OF_TWINS for judged in findings.judged) else "")
     )
     headings = ["Claim", "Verdict", "Arms", "Outcome", "Difference", "Margin", "p (Holm)", "Pairs"]
     return Table("Verdicts", headings, rows, note)

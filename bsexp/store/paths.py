@@ -161,6 +161,11 @@ class Experiment:
         return self.path / "tune.csv"
 
     @property
+    def inspected(self) -> Path:
+        """What was measured of finished runs afterwards; only where that was asked for."""
+        return self.path / "inspected.csv"
+
+    @property
     def hardware(self) -> Path:
         """Seconds per update by batch size, where they were measured or put."""
         return self.path / "hardware.csv"

@@ -412,7 +412,8 @@ def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         inside = document.get(table, {}) if table not in wrong else {}
         wrong += [f"{table}.{arm}" for arm, each in inside.items() if not isinstance(each, dict) or set(each) != keys]
     if "tune" in document and "tune" not in wrong:
-        wrong += [f"tune.{key}" for key in ("lr", "seeds") if not isinstance(document["tune"].get(key), list)]
+        grid = "lr_factor" if "lr_factor" in document["tune"] else "lr"
+        wrong += [f"tune.{key}" for key in (grid, "seeds") if not isinstance(document["tune"].get(key), list)]
     if wrong:
         raise StoreError(
             "results", f"{path}: {wrong[0]} is not what was written", "restore it or choose another --name"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import BsexpError, StoreError
+from bsexp.options import OPTIONS, RUN_FIELDS
 from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
 from bsexp.store import reading
 from bsexp.store.files import csv_text, read_json, write_text
@@ -180,8 +181,10 @@ def _labels(summaries: list[dict[str, Any]], configs: list[dict[str, Any]]) -> l
     Under `runs` everything collects, and averages over different settings would mean nothing.
     """
     settings: dict[str, list[dict[str, Any]]] = {}
+    # A run made before there was an option is one with the option's default.
+    defaults = {name: OPTIONS[name].default for name in RUN_FIELDS}
     flat = [
-        {**{k: v for k, v in config.items() if k not in ("seed", "parameters")}, **config["parameters"]}
+        {**{k: v for k, v in {**defaults, **config}.items() if k not in ("seed", "parameters")}, **config["parameters"]}
         for config in configs
     ]
     for summary, values in zip(summaries, flat, strict=True):

@@ -177,7 +177,7 @@ def _definition(experiment: Experiment, arms: dict[str, dict[str, Any]]) -> dict
         "arms": arms,
     }
     if experiment.tune:
-        asked["tune"] = {"lr": list(experiment.tune.lr), "seeds": list(experiment.tune.seeds)}
+        asked["tune"] = experiment.tune.stored()
     told = {
         "rates": {arm: rate._asdict() for arm, rate in experiment.rates.items()},
         "variants": {arm: {"of": of, "what": what} for arm, (of, what) in experiment.variants.items()},
@@ -192,7 +192,9 @@ def _trials(experiment: Experiment, tuned: list[str]) -> list[PlannedRun]:
     tune = experiment.tune
     if tune is None:
         return []
-    return plan_runs({arm: experiment.arms[arm] for arm in tuned}, tune.seeds, lambda arm: list(tune.lr))
+    return plan_runs(
+        {arm: experiment.arms[arm] for arm in tuned}, tune.seeds, lambda arm: tune.rates(experiment.arms[arm])
+    )
 
 
 def _make(
