@@ -21,7 +21,8 @@ from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
 from bsexp.report import write_report
 from bsexp.report.groups import make_groups
-from bsexp.report.timing import Hardware, run_updates
+from bsexp.report.timing import Hardware
+from bsexp.report.updates import run_updates
 from bsexp.schedules import simulate
 from bsexp.store.hardware import write_hardware
 from bsexp.store.tables import Results

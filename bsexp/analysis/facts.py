@@ -14,6 +14,7 @@ from bsexp.config import RunConfig
 from bsexp.errors import BsexpError
 from bsexp.planning import micro_batch_sizes
 from bsexp.schedules import simulate
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.schedules.planned import Planned
 
 if TYPE_CHECKING:
@@ -97,10 +98,14 @@ def _mean(rows: "pandas.DataFrame", column: str) -> float | None:
 
 def _planned(config: RunConfig, num_train: int) -> dict[str, Any]:
     schedule, total = config.build_schedule(), config.total_samples(num_train)
+    ground = schedule.ground if isinstance(schedule, ClosedLoop) else schedule
+    share = ground.warmup_share(total, num_train) if isinstance(ground, Planned) else 0.0
+    warm = round(share * total)
+    if isinstance(schedule, ClosedLoop) and not schedule.others:
+        # What was decided differs from seed to seed.
+        return {"warmup_samples": warm}
     updates = list(simulate(schedule, total_samples=total, num_train=num_train))
     sizes = [update.batch_size for update in updates]
-    share = schedule.warmup_share(total, num_train) if isinstance(schedule, Planned) else 0.0
-    warm = round(share * total)
     after = [(update.batch_size, update.lr, update.momentum) for update in updates if update.samples >= warm]
     # The last two updates share what remains; their own size is no phase.
     phases = [len(list(same)) for _, same in groupby(after[:-2])]

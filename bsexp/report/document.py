@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bsexp.analysis.verdicts import Findings
+from bsexp.report.courses import decisions_table
 from bsexp.report.groups import Group
 from bsexp.report.tables import Table, arm_tables, tuning_table
 from bsexp.report.threats import threats
@@ -80,7 +81,7 @@ def build(
             facts=facts(results, group),
             notes=group_notes(group),
             figures=[picture(group, name, stem) for name, stem in files.items()],
-            tables=arm_tables(group, claimed=findings is not None),
+            tables=[*arm_tables(group, claimed=findings is not None), *_decided(group)],
         )
         for group, files in zip(groups, stems, strict=True)
     ]
@@ -102,6 +103,11 @@ def build(
         pooled=pooled_table(findings) if findings else None,
         threats=threats(results, findings) if findings else [],
     )
+
+
+def _decided(group: Group) -> list[Table]:
+    table = decisions_table(group)
+    return [] if table is None else [table]
 
 
 def _environment(machine: Mapping[str, Any]) -> str:

@@ -4,10 +4,8 @@ The one rule: a time is made of the batch sizes that a run's updates had, known 
 measured; where either is not known there is no time and the reason is told.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +14,6 @@ from bsexp.analysis.hardware import (
     HardwareTable,
     Modelled,
     Updates,
-    count_sizes,
     modelled_seconds,
     num_samples,
     num_updates,
@@ -27,6 +24,7 @@ from bsexp.records import QUIET_LOAD
 from bsexp.report import numbers
 from bsexp.report.groups import Group
 from bsexp.report.tables import Cell, Table
+from bsexp.report.updates import arm_updates
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -129,52 +127,6 @@ def _busy(hardware: Hardware) -> list[str]:
         f"Times rest on a table measured while the machine had other work to do (load {load:.1f}): "
         "its seconds may be too long, more so at some batch sizes than at others."
     ]
-
-
-# -- the batch sizes of a run's updates
-
-
-def arm_updates(results: "Results", group: Group, label: str) -> Updates:
-    """The updates of an arm by batch size: the mean over its finished runs. UsageError where one isn't known."""
-    runs = group.finished[group.finished["label"] == label]
-    total: dict[int, float] = {}
-    for run in runs.to_dict("records"):
-        for size, count in run_updates(results, group, {str(key): value for key, value in run.items()}).items():
-            total[size] = total.get(size, 0.0) + count
-    return {size: total[size] / len(runs) for size in sorted(total)}
-
-
-def run_updates(results: "Results", group: Group, run: Mapping[str, Any]) -> Updates:
-    """The updates of one run by batch size: from its log where that has each of them, else from its schedule.
-
-    UsageError where the schedule can't be made here, or doesn't give the updates that the run made.
-    """
-    key, made = run["config_hash"], (int(run["updates"]), int(run["samples"]))
-    logged = group.steps[group.steps["config_hash"] == key]
-    if len(logged) == made[0]:
-        return count_sizes(logged["batch_size"].astype(int))
-    settings = results.configs.get(key) or {**results.arms.get(run["arm"], {}), "lr": run["lr"], "seed": run["seed"]}
-    evals = group.evals[(group.evals["config_hash"] == key) & (group.evals["epoch"] > 0)]
-    if not len(evals):
-        raise UsageError("updates", f"run {key[:8]} has no evaluations to tell its training samples from")
-    num_train = round(evals["samples"].iloc[-1] / evals["epoch"].iloc[-1])
-    # What a seed draws changes no batch size.
-    same = json.dumps({**settings, "seed": 0}, sort_keys=True)
-    updates = dict(_simulated(same, made[1], num_train))
-    if (found := (round(num_updates(updates)), round(num_samples(updates)))) != made:
-        which = f"its schedule gives {found[0]:,} updates of {found[1]:,} samples, run {key[:8]} made {made[0]:,}"
-        raise UsageError("updates", f"{which} of {made[1]:,}", "report with the version that made it")
-    return updates
-
-
-@lru_cache(maxsize=1024)
-def _simulated(settings: str, total_samples: int, num_train: int) -> tuple[tuple[int, float], ...]:
-    from bsexp.config import RunConfig
-    from bsexp.schedules import simulate
-
-    schedule = RunConfig(**json.loads(settings)).build_schedule()
-    sizes = (update.batch_size for update in simulate(schedule, total_samples=total_samples, num_train=num_train))
-    return tuple(count_sizes(sizes).items())
 
 
 # -- table and rows

@@ -142,6 +142,11 @@ class Experiment:
         return self.path / "steps.csv.gz"
 
     @property
+    def decisions_table(self) -> Path:
+        """Only in a packed folder, and only where something was decided along the runs."""
+        return self.path / "decisions.csv.gz"
+
+    @property
     def predictions(self) -> Path:
         """Only in a packed folder."""
         return self.path / "test_predictions.npz"
@@ -171,6 +176,16 @@ class Experiment:
         return self.path / "hardware.csv"
 
     @property
+    def gradients(self) -> Path:
+        """Errors of batches' gradients, where they were measured."""
+        return self.path / "gradient.csv"
+
+    @property
+    def critical(self) -> Path:
+        """Branches for the critical batch, where they were made."""
+        return self.path / "critical.csv"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -193,6 +208,6 @@ class Experiment:
         return self.evals_table.exists() and not self.has_runs
 
 
-def hardware_about(table: Path) -> Path:
-    """What a hardware table was measured with, beside it: hardware.json for hardware.csv."""
+def about_table(table: Path) -> Path:
+    """What a measured table was measured with, beside it: hardware.json for hardware.csv."""
     return table.with_suffix(".json")
