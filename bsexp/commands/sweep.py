@@ -11,15 +11,17 @@ from typing import Any
 
 from bsexp.commands.given import axes_of, parameters_of, talk_of
 from bsexp.commands.making import tell_end, watched
+from bsexp.console import Talk
 from bsexp.errors import UsageError
 from bsexp.options import OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
 from bsexp.store.files import check_results
 from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.axes import num_cells
-from bsexp.sweep.conduct import conduct, plan_first
+from bsexp.sweep.conduct import Tally, conduct, plan_first
 from bsexp.sweep.devices import default_model
 from bsexp.sweep.experiment import Experiment, read_experiment, read_toml, run_options
+from bsexp.sweep.signals import StopSignals
 
 
 def main(experiment: str | None, given: dict[str, Any]) -> int:
@@ -43,7 +45,8 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     check_results(out)
     place = Place(out / asked.name)
     with naming(experiment):
-        tally = watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
+        make = _on_slurm if options.get("engine") == "slurm" else _here
+        tally = make(asked, place, options, talk)
     if options.get("report", True) and tally.finished:
         from bsexp.commands.report import report_experiment
 
@@ -53,6 +56,34 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
             inspect_experiment(place, options, talk)
         report_experiment(place, talk, show=not options.get("json"))
     return tell_end(tally, place.path, options, talk, time.monotonic() - began)
+
+
+def _here(asked: Experiment, place: Place, options: dict[str, Any], talk: Talk) -> Tally:
+    return watched(talk, options, lambda means, watch: conduct(asked, place, means, watch))
+
+
+def _on_slurm(asked: Experiment, place: Place, options: dict[str, Any], talk: Talk) -> Tally:
+    """Plan here, have jobs of a cluster make it, and count what came of it."""
+    from bsexp.sweep.slurm import check_slurm, run_workers, slurm_settings, worker_command
+
+    number = options.get("jobs")
+    if not isinstance(number, int) or number < 1:
+        raise UsageError(
+            "--jobs", f"{number or 'auto'} with --engine slurm", "say how many workers the cluster is to run"
+        )
+    settings = slurm_settings(options.get("slurm", ""))
+    check_slurm(settings)
+    planning = {**options, "jobs": 0}
+    before = _here(asked, place, planning, talk)
+    if before.planned == before.finished + before.diverged + before.collapsed:
+        return before
+    talk.note(f"{number} workers are submitted; bsexp status {place.path} shows how far they are")
+    with StopSignals() as stop:
+        run_workers(worker_command(place.path, options), number, place.path / "slurm", settings, stop)
+    tally = _here(asked, place, planning, talk)
+    tally.failed = tally.planned - tally.finished - tally.diverged - tally.collapsed
+    tally.made = tally.finished - before.finished
+    return tally
 
 
 def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
