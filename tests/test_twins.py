@@ -5,18 +5,24 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bsexp.analysis.claims import Claim
 from bsexp.analysis.declared import Design, read_claims
 from bsexp.analysis.outcomes import outcomes_of
 from bsexp.analysis.twins import find_twins, twin_of
 from bsexp.analysis.verdicts import judge_results
+from bsexp.config import RunConfig
+from bsexp.data.sources import load_images
+from bsexp.data.splits import prepare
+from bsexp.engine.landscape import Landscape
 from bsexp.errors import StoreError, UsageError
 from bsexp.records import InspectedRow
 from bsexp.store.inspected import read_inspected, write_inspected
@@ -305,11 +311,40 @@ def test_the_loss_at_equal_training_loss_is_read_where_training_passed_it(made: 
     assert len(values) >= 12
 
 
+def test_the_barrier_is_that_to_the_twins_own_weights(made: Path, tmp_path: Path) -> None:
+    """The twin's file holds a network made here: the same one with its hidden units in another order.
+
+    It says the same, so both ends have one loss, and what lies between is another network.
+    """
+    shutil.copytree(made, tmp_path / "try")
+    (tmp_path / "try" / "inspected.csv").unlink()
+    (own,) = tmp_path.glob("try/runs/large-lr*-s2-*")
+    (other,) = tmp_path.glob("try/runs/large-late-lr*-s2-*")
+    weights = torch.load(own / "model.pt", weights_only=True)
+    # pixels-128-128-classes: the first layer's units the other way round, and the second layer's inputs with them.
+    (first, bias), (second, _), _ = (list(weights)[k : k + 2] for k in (0, 2, 4))
+    turned = {**weights, first: weights[first].flip(0), bias: weights[bias].flip(0), second: weights[second].flip(1)}
+    torch.save(turned, other / "model.pt")
+    rows = {(row.arm, row.seed): row for row in inspect_runs(Experiment(tmp_path / "try"), "cpu", lambda text: None)}
+    config = RunConfig(**json.loads((own / "config.json").read_text())["config"])
+    landscape = Landscape(config, prepare(config, load_images("digits")), "cpu")
+    ends = [landscape.loss(each) for each in (weights, turned)]
+    assert ends[0] == pytest.approx(ends[1])
+    middle = landscape.loss({name: (weights[name] + turned[name]) / 2 for name in weights})
+    assert middle > ends[0] + 0.05
+    # Both ways are the same, and symmetrical: the middle is its top, or nearly.
+    for arm in ("large", "large-late"):
+        assert rows[arm, 2].barrier == pytest.approx(middle - ends[0], rel=0.05)
+    assert rows["large", 2].sharpness == pytest.approx(rows["large-late", 2].sharpness, rel=2e-3)
+
+
 def test_inspecting_again_measures_only_what_is_missing(made: Path, tmp_path: Path, bsexp: Bsexp) -> None:
     shutil.copytree(made, tmp_path / "results" / "try")
     place = Experiment(tmp_path / "results" / "try")
     rows = read_inspected(place.inspected)
-    changed = next(iter(rows))
+    changed, kept, *_ = rows
+    # What stands there is taken as it is: a number that nobody measured shows it.
+    rows[kept] = replace(rows[kept], sharpness=123.0, barrier=4.5)
     write_inspected(place.inspected, [row for key, row in rows.items() if key != changed])
     found = bsexp("inspect", "results/try", "--json")
     assert found.returncode == 0, found.stderr
@@ -319,6 +354,7 @@ def test_inspecting_again_measures_only_what_is_missing(made: Path, tmp_path: Pa
     assert len(document["rows"]) == 24
     again = read_inspected(place.inspected)
     assert again.keys() == rows.keys()
+    assert again[kept] == rows[kept]
     assert again[changed].sharpness == pytest.approx(rows[changed].sharpness, rel=1e-3)
     assert bsexp("inspect", "results/try").stderr == ""
 
