@@ -215,7 +215,7 @@ _EXECUTION = (
         commands=("run", "sweep", "plan", "measure"),
         pattern=r"^[^./\\\x00][^/\\\x00]*$",
         pattern_text="a text that can name a folder: without slashes, not beginning with a dot",
-        default_text="runs, or the file's; measure: hardware",
+        default_text="runs, or the file's; measure: hardware or critical",
     ),
     Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
     Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=MAKING),
@@ -240,7 +240,15 @@ _EXECUTION = (
         commands=("sweep",),
         default_text="the quickstart's",
     ),
-    Option("seeds", "text", "0-5", "seeds: 0-5 or 0,2,4", in_id=False, commands=("sweep", "plan")),
+    Option(
+        "seeds",
+        "text",
+        "0-5",
+        "seeds: 0-5 or 0,2,4",
+        in_id=False,
+        commands=("sweep", "plan", "measure"),
+        default_text="0-5; measure --critical: 0-11",
+    ),
     Option(
         "jobs",
         "integer",
@@ -250,7 +258,7 @@ _EXECUTION = (
         high=1024,
         word="auto",
         in_id=False,
-        commands=("sweep",),
+        commands=("sweep", "measure"),
         default_text="auto: one per core or GPU",
     ),
     _count(
@@ -353,6 +361,43 @@ _EXECUTION = (
         default_text="powers of 2 to 2048, as far as the data allow",
     ),
     _count("repeats", 9, "timings of each batch size", low=3, high=999, in_id=False, commands=("measure",)),
+    _choice(
+        "only",
+        ("gradient", "hardware"),
+        None,
+        "measure this alone",
+        in_id=False,
+        commands=("measure",),
+        default_text="both",
+    ),
+    Option(
+        "at",
+        "text",
+        "0",
+        "epochs of training after which gradients are measured, separated by commas",
+        in_id=False,
+        commands=("measure",),
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?(,[0-9]{1,6}(\.[0-9]{1,6})?)*$",
+        pattern_text="numbers from 0, separated by commas",
+    ),
+    Option(
+        "checkpoint",
+        "text",
+        None,
+        "measure gradients at these weights: a checkpoint-N.pt or model.pt in a run's folder",
+        in_id=False,
+        commands=("measure",),
+        default_text="none",
+    ),
+    Option(
+        "critical",
+        "flag",
+        False,
+        "the critical batch instead, by branches from a training, over --seeds",
+        in_id=False,
+        commands=("measure",),
+        no_form=None,
+    ),
     Option(
         "hardware",
         "text",
@@ -410,11 +455,21 @@ _SHAPING = {
     *("batch_size", "max_batch", "lr", "lr_scaling", "reference_batch", "warmup_epochs", "momentum", "optimizer"),
     *("set", "allow_unstable"),
 }
-
-OPTIONS: dict[str, Option] = {
-    option.name: replace(option, commands=(*option.commands, "export")) if option.name in _SHAPING else option
-    for option in (*_STUDY, *_EXECUTION, *_TALK)
+# What the cost of an update depends on.
+COST_FIELDS: tuple[str, ...] = tuple(option.name for option in _STUDY if "measure" in option.commands)
+# What a training that is measured along its way depends on besides.
+_MEASURED = {
+    *("epochs", "batch_size", "lr", "warmup_epochs", "momentum", "nesterov", "weight_decay", "weight_decay_clock"),
+    *("label_smoothing", "label_noise", "train_size", "fixed_subset", "val_fraction", "seed"),
 }
+
+
+def _with_commands(option: Option) -> Option:
+    more = [name for name, which in (("measure", _MEASURED), ("export", _SHAPING)) if option.name in which]
+    return replace(option, commands=(*option.commands, *more)) if more else option
+
+
+OPTIONS: dict[str, Option] = {option.name: _with_commands(option) for option in (*_STUDY, *_EXECUTION, *_TALK)}
 RUN_FIELDS: tuple[str, ...] = tuple(option.name for option in OPTIONS.values() if option.in_id)
 # The ways to say how long a run is, of which the first is part of it and the others are turned into it.
 LENGTHS = ("epochs", "updates", "budget")

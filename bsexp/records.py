@@ -136,6 +136,59 @@ class InspectedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientRow:
+    """A row of gradient.csv: how far the gradients of batches are from the exact one, at one point of training.
+
+    `samples`, `epoch`: how far training had come. `replacement`: whether a batch's samples were drawn with it; `draws`
+    batches were. `gradient_error` is the mean of |g_B - g|^2 and `cosine` that of the cosine of the two, each with its
+    standard error. The others are the same in all rows of a point, of the training set as it is: `grad_sq_norm`, |G|^2,
+    exactly; `grad_var`, tr(Sigma), and `b_simple_exact` from the gradient of each sample, None where that can't be had;
+    `b_simple` from micro-batches with its 95 % interval, None where it has no value or end.
+    """
+
+    samples: int
+    epoch: float
+    batch_size: int
+    replacement: bool
+    draws: int
+    gradient_error: float
+    error_spread: float
+    cosine: float
+    cosine_spread: float
+    grad_sq_norm: float
+    grad_var: float | None
+    b_simple_exact: float | None
+    b_simple: float | None
+    b_simple_low: float | None
+    b_simple_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalRow:
+    """A row of critical.csv: a branch that went on from a trunk with another batch size and rate, and where it ended.
+
+    `share` of the budget at which it began, after `samples`. `lr_rule`: the power of the batch's growth that the rate
+    grew with, none, sqrt or linear. `order`: 0 read on in the trunk's order, others in one of their own. `val_loss` and
+    `val_loss_ema` (averaged weights) at its end, in nats, None where it diverged. `grad_sq_norm`, `grad_var`: |G|^2 and
+    tr(Sigma) of the trunk where the branch began.
+    """
+
+    seed: int
+    share: float
+    samples: int
+    epoch: float
+    batch_size: int
+    lr_rule: str
+    lr: float
+    order: int
+    updates: int
+    val_loss: float | None
+    val_loss_ema: float | None
+    grad_sq_norm: float
+    grad_var: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the measured part of summary.json. None: not measured, or not reached.
 

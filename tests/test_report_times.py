@@ -199,7 +199,7 @@ def table(path: Path, sizes: tuple[int, ...] = (1, 8, 128)) -> None:
 
 
 def test_measure_writes_a_table_that_report_and_plan_read(bsexp: Bsexp, tmp_path: Path) -> None:
-    sizes = ("--batch-sizes", "1,16", "--repeats", "3", "--threads", "1")
+    sizes = ("--batch-sizes", "1,16", "--repeats", "3", "--threads", "1", "--only", "hardware")
     result = bsexp("measure", *sizes, "--name", "mine", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
@@ -211,7 +211,8 @@ def test_measure_writes_a_table_that_report_and_plan_read(bsexp: Bsexp, tmp_path
     about = json.loads((tmp_path / "results/mine/hardware.json").read_text())
     assert (about["model"], about["dataset"], about["threads"], about["repeats"]) == ("mlp", "digits", 1, 3)
     assert str(tmp_path) not in json.dumps(about)
-    assert sorted(path.name for path in (tmp_path / "results/mine").iterdir()) == ["hardware.csv", "hardware.json"]
+    files = sorted(path.name for path in (tmp_path / "results/mine").iterdir())
+    assert files == ["hardware.csv", "hardware.json", "report"]
     planned = bsexp("plan", "fixed-small", "--hardware", document["file"], "--json", "--rows", "2", "--epochs", "2")
     (planned_time,) = json.loads(planned.stdout)["times"]
     # 2,586 samples in batches of 16, the last two of 13: 160 updates of 16, 2 of 13.

@@ -336,7 +336,8 @@ class Training:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
-        self._updater.optimizer.load_state_dict(state["optimizer"])
+        # torch would take the momentum's tensors as they are, and go on changing them: others may go on from here too.
+        self._updater.optimizer.load_state_dict(copied(state["optimizer"]))
         if self._updater.scaler:
             self._updater.scaler.load_state_dict(state["scaler"])
         self.step, self.samples, self._closing = state["step"], state["samples"], state["closing"]
