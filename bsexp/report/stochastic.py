@@ -43,7 +43,7 @@ def gradient_figure(rows: Sequence[GradientRow], num_train: int) -> Figure:
         key = (
             "Marks: means over at least 64 batches, filled without and hollow with replacement, with 95 % intervals. "
             "Lines on the left: (1 − B/N) tr(Σ)/B, from\nthe gradient of each sample; dashed: tr(Σ)/B, the 1/B line. "
-            "Lines on the right: 1 / √(1 + b_simple (1 − B/N) / B), for many parameters."
+            "Lines on the right: 1 / √(1 + b_simple (1 − B/N) / B), which holds where gradients are about equally long."
         )
         figure.text(0.06, 0.02, key, color=FAINT, fontsize=9, va="bottom")
         return figure

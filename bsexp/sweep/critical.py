@@ -4,6 +4,7 @@ The one rule: a branch is what its trunk would have become with another batch an
 kept as soon as it has ended, and none is made twice.
 """
 
+import math
 import multiprocessing
 import os
 import threading
@@ -20,7 +21,7 @@ from bsexp.records import CriticalRow
 from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.executors import ctrl_c_blocked, watch_parent
 from bsexp.sweep.measuring import Surroundings
-from bsexp.sweep.stochasticity import checked
+from bsexp.sweep.stochasticity import advance, checked
 
 CONTEXT = multiprocessing.get_context("spawn")
 # Shares of the budget at which branches begin, and the share that each of them takes.
@@ -195,13 +196,10 @@ def grow(trunk: RunConfig, missing: Sequence[Branch], device: str) -> Iterable[C
 
     Raises UsageError where the trunk diverged before they began.
     """
-    import math
-
     from bsexp.data.sources import load_images
     from bsexp.data.splits import prepare
     from bsexp.engine.forks import Fork
     from bsexp.engine.gradients import Looking
-    from bsexp.sweep.stochasticity import advance
 
     data = prepare(trunk, load_images(trunk.dataset, trunk.image_size))
     looking = Looking(trunk, data=data, device=device)
