@@ -49,7 +49,8 @@ class Claim:
     `control`: an arm that must be worse than arms[1]; equivalent, not-worse and not-better need one (two-arms, best).
     `looks`: numbers of seeds at which the claim is judged, the last one all of them; empty: once, at the end.
     `lower_is_better`: None takes it from the outcome's name (loss, seconds, samples, updates ... are costs).
-    `num_test`: test images, to print a margin of accuracy in images. UsageError for what does not fit together.
+    `num_test`: test images, to print a margin of accuracy in images; None: as many as there are predictions for.
+    UsageError for what does not fit together.
     """
 
     name: str
