@@ -405,7 +405,7 @@ _EXECUTION = (
         "a hardware.csv (bsexp measure): tell times, and solve --budget seconds, on that machine",
         in_id=False,
         commands=("report", "run", "sweep", "plan"),
-        default_text="report, plan: the one beside the results, if any",
+        default_text="report (sweep's too), plan: the one beside the results, if any",
     ),
     Option(
         "workers",

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bsexp.analysis.hardware import HardwareTable
@@ -239,6 +240,33 @@ def test_report_takes_the_table_named_or_the_one_beside_the_results(bsexp: Bsexp
     shown = bsexp("report")
     assert "time on cpu" in shown.stdout
     assert (tmp_path / "results/runs/report/time.png").exists()
+
+
+def test_the_report_of_a_sweep_tells_times_too(bsexp: Bsexp, tmp_path: Path) -> None:
+    sweep = ("sweep", "--schedule", "fixed-small,growing-batch", "--seeds", "0", "--jobs", "1", *QUICK)
+    table(tmp_path / "t.csv")
+    found = bsexp(*sweep, "--hardware", "t.csv")
+    assert found.returncode == 0, found.stderr
+    assert "time on cpu" in found.stdout
+    times = pd.read_csv(tmp_path / "results/runs/report/times.csv")
+    assert times["arm"].to_list() == ["fixed-small", "growing-batch"]
+    assert times["seconds"][0] == pytest.approx(0.33)
+    # What was trained is reported, also where the table doesn't cover it.
+    table(tmp_path / "t.csv", sizes=(1, 8))
+    found = bsexp(*sweep, "--hardware", "t.csv")
+    assert found.returncode == 0, found.stderr
+    assert "batch size 16 is outside the measured 1 to 8" in found.stderr
+    assert (tmp_path / "results/runs/report/report.md").exists()
+    # As report does, with the table beside the results.
+    table(tmp_path / "results/runs/hardware.csv")
+    assert "time on cpu" in bsexp(*sweep).stdout
+
+
+def test_a_sweep_asks_for_its_table_before_it_trains(bsexp: Bsexp, tmp_path: Path) -> None:
+    found = bsexp("sweep", "--schedule", "fixed-small", "--seeds", "0", *QUICK, "--hardware", "nothing.csv")
+    assert found.returncode == 2
+    assert "--hardware: nothing.csv: no such file" in found.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ class Claim:
     `looks`: numbers of seeds at which the claim is judged, the last one all of them; empty: once, at the end.
     `lower_is_better`: None takes it from the outcome's name (loss, seconds, samples, updates ... are costs; of
     disagreement and barrier, which say how far two runs have come apart, more counts as better).
-    `num_test`: test images, to print a margin of accuracy in images. UsageError for what does not fit together.
+    `num_test`: test images, to print a margin of accuracy in images; None: as many as there are predictions for.
+    UsageError for what does not fit together.
     """
 
     name: str

@@ -33,7 +33,7 @@ def facts_of(results: "Results", arms: Iterable[str], chosen: Mapping[str, float
 
 def scope_of(results: "Results", arm: str) -> str:
     """What a verdict on this arm speaks of: model, data, budget and optimizer, as one phrase; empty if not known."""
-    config = _config(results, arm, None)
+    config = config_of(results, arm)
     if config is None:
         return ""
     rows = runs_of(results, arm, None)
@@ -53,7 +53,8 @@ def runs_of(results: "Results", arm: str, lr: float | None) -> "pandas.DataFrame
     return mine if lr is None else mine[(mine["lr"] / lr - 1).abs() < 1e-9]
 
 
-def _config(results: "Results", arm: str, lr: float | None) -> RunConfig | None:
+def config_of(results: "Results", arm: str, lr: float | None = None) -> RunConfig | None:
+    """An arm's settings as a run's, at `lr` where it is given; None where they aren't kept or can't be made here."""
     settings: dict[str, Any] = dict(results.arms.get(arm, {}))
     if not settings.get("schedule"):
         return None
@@ -73,7 +74,7 @@ def _num_train(results: "Results", rows: "pandas.DataFrame") -> int | None:
 
 def _facts(results: "Results", arm: str, lr: float | None) -> Facts:
     rows = runs_of(results, arm, lr)
-    config, num_train = _config(results, arm, lr), _num_train(results, rows)
+    config, num_train = config_of(results, arm, lr), _num_train(results, rows)
     known: dict[str, Any] = {
         "total_shrink": _mean(rows, "total_shrink"),
         "last": _mean(rows, "val_accuracy"),

@@ -228,8 +228,9 @@ def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None,
         size = claim.margin * effect.mean if effect else None
     elif size is not None and effect and effect.mean > 0:
         share = size / effect.mean
-    known = size is not None and claim.num_test is not None and "accuracy" in claim.outcome
-    return size, share, size * claim.num_test if known and size is not None and claim.num_test else None, effect
+    images = claim.num_test or (given.matrices["difference"].shape[1] if given.matrices else 0)
+    known = size is not None and images and "accuracy" in claim.outcome
+    return size, share, size * images if known and size is not None else None, effect
 
 
 def _notes(claim: Claim, outcomes: Outcomes, found: Gathered, told: Word, alpha: float) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bsexp.commands.given import axes_of, parameters_of, talk_of
+from bsexp.commands.machines import machine_of
 from bsexp.commands.making import tell_end, watched
 from bsexp.console import Talk
 from bsexp.errors import UsageError
@@ -36,6 +37,8 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
     for note in asked.notes:
         talk.note(f"note: {note}")
     check_power(asked, experiment)
+    # Told before anything is trained: a table that can't be read, or isn't there.
+    machine_of(options)
     if options.get("dry_run"):
         with naming(experiment):
             plan_first(asked)
@@ -54,7 +57,10 @@ def main(experiment: str | None, given: dict[str, Any]) -> int:
             from bsexp.commands.inspect import inspect_experiment
 
             inspect_experiment(place, options, talk)
-        report_experiment(place, talk, show=not options.get("json"))
+        machine = machine_of(options, place)
+        # What was trained is reported, also where the table lacks a batch size: that is a note.
+        hardware = replace(machine, asked=False) if machine else None
+        report_experiment(place, talk, show=not options.get("json"), hardware=hardware)
     return tell_end(tally, place.path, options, talk, time.monotonic() - began)
 
 

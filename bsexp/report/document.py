@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bsexp.analysis.verdicts import Findings
 from bsexp.report.courses import decisions_table
 from bsexp.report.groups import Group
+from bsexp.report.ladders import LadderPart
 from bsexp.report.tables import Table, arm_tables, tuning_table
 from bsexp.report.threats import threats
 from bsexp.report.verdicts import answer, pooled_table, sensitivity_table, verdict_notes, verdict_table
@@ -56,6 +57,7 @@ class Document:
     sensitivity: Table | None = None
     pooled: Table | None = None
     threats: list[str] = field(default_factory=list)
+    ladders: list[LadderPart] = field(default_factory=list)
     reading: list[str] = field(default_factory=lambda: list(READING))
 
     @property
@@ -70,6 +72,7 @@ def build(
     stems: Sequence[Mapping[str, str]],
     findings: Findings | None = None,
     verdict_figure: Picture | None = None,
+    ladders: Sequence[LadderPart] = (),
 ) -> Document:
     """The document; `stems` gives for each group its figures' names and their files' names without ending.
 
@@ -102,6 +105,7 @@ def build(
         sensitivity=sensitivity_table(findings) if findings else None,
         pooled=pooled_table(findings) if findings else None,
         threats=threats(results, findings) if findings else [],
+        ladders=list(ladders),
     )
 
 
