@@ -243,9 +243,9 @@ class Training:
         sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
         return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
 
-    def _prepare_model(self, data: TrainingData, compile: bool) -> None:
+    def _build_model(self, data: TrainingData) -> torch.nn.Module:
         config = self.config
-        model = build_model(
+        return build_model(
             config.model,
             image_shape=data.image_shape,
             num_classes=data.num_classes,
@@ -254,6 +254,10 @@ class Training:
             dropout=config.dropout,
             seed=config.seed,
         )
+
+    def _prepare_model(self, data: TrainingData, compile: bool) -> None:
+        config = self.config
+        model = self._build_model(data)
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         order = torch.contiguous_format if self._contiguous else torch.channels_last
         self._model = model.to(self.device, dtype).to(memory_format=order).train()
