@@ -13,7 +13,10 @@ from bsexp.option import share as _share
 
 MAKING = ("run", "sweep", "worker")
 # What an update costs depends on these.
-COSTING = (*TRAINING, "measure")
+COSTING = (*TRAINING, "measure", "find-lr", "find-batch")
+# What a training does at a given rate depends on these.
+LEARNING = (*TRAINING, "find-lr")
+MEASURING = ("measure", "find-lr", "find-batch")
 
 
 _DATA = "the data set's"
@@ -37,8 +40,9 @@ _STUDY = (
         None,
         "budget, in updates instead: samples are solved for",
         low=1,
+        commands=LEARNING,
         in_id=False,
-        default_text="from epochs",
+        default_text="from epochs; find-lr: 1,000",
     ),
     Option(
         "budget",
@@ -50,7 +54,13 @@ _STUDY = (
         in_id=False,
         default_text="from epochs",
     ),
-    _count("batch_size", None, "samples per update (the first one, where it grows)", default_text=_DATA),
+    _count(
+        "batch_size",
+        None,
+        "samples per update (the first one, where it grows)",
+        commands=LEARNING,
+        default_text=_DATA,
+    ),
     _count("max_batch", None, "cap on a growing batch", default_text="max(batch_size, num_train // 10)"),
     Option(
         "lr",
@@ -66,13 +76,14 @@ _STUDY = (
         "reference_batch",
         None,
         "the batch size that --lr speaks of",
+        commands=LEARNING,
         default_text="batch_size; fixed-large: the data set's",
     ),
     Option("warmup_epochs", "number", None, "linear warm-up of the rate", low=0, default_text="the schedule's"),
-    _share("momentum", None, "momentum (adamw: beta 1)", default_text=".9"),
-    Option("nesterov", "flag", False, "Nesterov momentum"),
-    Option("weight_decay", "number", 5e-4, "on tensors of two or more dimensions", low=0),
-    _choice("weight_decay_clock", ("update", "samples"), "update", "what the decay is counted in"),
+    _share("momentum", None, "momentum (adamw: beta 1)", commands=LEARNING, default_text=".9"),
+    Option("nesterov", "flag", False, "Nesterov momentum", LEARNING),
+    Option("weight_decay", "number", 5e-4, "on tensors of two or more dimensions", LEARNING, low=0),
+    _choice("weight_decay_clock", ("update", "samples"), "update", "what the decay is counted in", commands=LEARNING),
     _choice("optimizer", ("sgd", "adamw"), "sgd", "optimizer", commands=COSTING),
     Option(
         "clip_norm",
@@ -94,17 +105,32 @@ _STUDY = (
         commands=COSTING,
         default_text="the model's",
     ),
-    _choice("averaging", ("ema", "none"), "ema", "averaged weights, evaluated beside the last", commands=COSTING),
-    _share("label_smoothing", 0.0, "share of the label spread over all classes"),
-    _share("label_noise", 0.0, "share of the training labels drawn anew"),
+    _choice(
+        "averaging",
+        ("ema", "none"),
+        "ema",
+        "averaged weights, evaluated beside the last",
+        commands=(*TRAINING, "measure", "find-batch"),
+    ),
+    _share("label_smoothing", 0.0, "share of the label spread over all classes", commands=LEARNING),
+    _share("label_noise", 0.0, "share of the training labels drawn anew", commands=LEARNING),
     Option("augment", "flag", None, "random crop and mirror", commands=COSTING, default_text=_DATA),
-    _count("train_size", None, "size of a stratified subset, drawn per seed", low=2, default_text="all"),
-    Option("fixed_subset", "flag", False, "the same subset for every seed"),
-    _share("val_fraction", 0.1, "share of the training file kept for validation"),
+    _count(
+        "train_size",
+        None,
+        "size of a stratified subset, drawn per seed",
+        low=2,
+        commands=(*LEARNING, "find-batch"),
+        default_text="all",
+    ),
+    Option("fixed_subset", "flag", False, "the same subset for every seed", LEARNING),
+    _share("val_fraction", 0.1, "share of the training file kept for validation", commands=(*LEARNING, "find-batch")),
     _count(
         "image_size", None, "side that images of a folder are brought to", low=4, commands=COSTING, default_text="32"
     ),
-    Option("seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan")),
+    Option(
+        "seed", "integer", 0, "seed of everything random", low=0, high=2**31 - 1, commands=("run", "plan", "find-lr")
+    ),
     _count("order", 0, "which order of the seed's samples; weights, subset and labels stay", low=0, high=2**31 - 1),
     _count("order_from", 0, "whole epochs in order 0 before the other order begins", low=0),
     _count("evals", None, "number of equally spaced evaluations", default_text="40, denser at first"),
@@ -118,7 +144,14 @@ _STUDY = (
         "fill grad_sq_norm, grad_var and b_simple of steps.csv, at 400 points; numbers stay the same",
     ),
     Option(
-        "micro_batch", "integer", None, "samples run at once", low=1, word="auto", commands=COSTING, default_text="auto"
+        "micro_batch",
+        "integer",
+        None,
+        "samples run at once",
+        low=1,
+        word="auto",
+        commands=(*LEARNING, "measure"),
+        default_text="auto",
     ),
     _count(
         "virtual_workers",
@@ -134,7 +167,7 @@ _STUDY = (
         "the gradient: mean over the batch's samples, or sum over workers of each one's own mean",
     ),
     _choice("precision", ("fp32", "bf16", "fp16", "fp64"), "fp32", "arithmetic", commands=COSTING),
-    Option("allow_unstable", "flag", False, "run combinations known to be unstable"),
+    Option("allow_unstable", "flag", False, "run combinations known to be unstable", LEARNING),
 )
 
 _EXECUTION = (
@@ -143,7 +176,7 @@ _EXECUTION = (
         "text",
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
-        commands=("run", "sweep", "plan", "worker", "measure", "inspect"),
+        commands=("run", "sweep", "plan", "worker", *MEASURING, "inspect"),
         in_id=False,
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?|mps)$",
         pattern_text="auto, cpu, cuda, cuda:N or mps",
@@ -155,8 +188,8 @@ _EXECUTION = (
         "CPU threads",
         high=1024,
         in_id=False,
-        commands=(*MAKING, "measure", "inspect"),
-        default_text="run, measure, inspect: all; else 1",
+        commands=(*MAKING, *MEASURING, "inspect"),
+        default_text="sweep, worker: 1; else all",
     ),
     _count(
         "nproc",
@@ -166,7 +199,7 @@ _EXECUTION = (
         in_id=False,
         commands=("run",),
     ),
-    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, "measure")),
+    Option("deterministic", "flag", False, "only deterministic kernels", in_id=False, commands=(*MAKING, *MEASURING)),
     Option(
         "compile",
         "flag",
@@ -175,7 +208,7 @@ _EXECUTION = (
         in_id=False,
         commands=MAKING,
     ),
-    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=(*MAKING, "measure")),
+    Option("tune_allocator", "flag", True, "glibc: keep freed memory", in_id=False, commands=(*MAKING, *MEASURING)),
     Option(
         "checkpoint_seconds",
         "number",
@@ -203,19 +236,17 @@ _EXECUTION = (
         commands=MAKING,
         no_form=None,
     ),
-    Option(
-        "out", "text", "results", "folder of all results", in_id=False, commands=("run", "sweep", "plan", "measure")
-    ),
+    Option("out", "text", "results", "folder of all results", in_id=False, commands=(*TRAINING, *MEASURING)),
     Option(
         "name",
         "text",
         None,
         "folder below it",
         in_id=False,
-        commands=("run", "sweep", "plan", "measure"),
+        commands=(*TRAINING, *MEASURING),
         pattern=r"^[^./\\\x00][^/\\\x00]*$",
         pattern_text="a text that can name a folder: without slashes, not beginning with a dot",
-        default_text="runs, or the file's; measure: hardware or critical",
+        default_text="runs, or the file's; measure: hardware or critical; find-*: the command's",
     ),
     Option("resume", "flag", True, "use what is finished", in_id=False, commands=("run",)),
     Option("save_model", "flag", False, "keep the final weights", in_id=False, commands=MAKING),
@@ -229,7 +260,13 @@ _EXECUTION = (
         no_form=None,
     ),
     Option(
-        "set", "settings", None, "a parameter of the schedule, KEY=VALUE (repeatable)", in_id=False, default_text="none"
+        "set",
+        "settings",
+        None,
+        "a parameter of the schedule, KEY=VALUE (repeatable)",
+        LEARNING,
+        in_id=False,
+        default_text="none",
     ),
     Option(
         "schedule",
@@ -355,12 +392,52 @@ _EXECUTION = (
         None,
         "batch sizes to measure, separated by commas",
         in_id=False,
-        commands=("measure",),
+        commands=("measure", "find-batch"),
         pattern=r"^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$",
         pattern_text="whole numbers from 1, separated by commas",
         default_text="powers of 2 to 2048, as far as the data allow",
     ),
-    _count("repeats", 9, "timings of each batch size", low=3, high=999, in_id=False, commands=("measure",)),
+    _count(
+        "repeats",
+        9,
+        "timings of each batch size",
+        low=3,
+        high=999,
+        in_id=False,
+        commands=("measure", "find-batch"),
+        default_text="measure: 9; find-batch: 3",
+    ),
+    Option(
+        "memory",
+        "text",
+        None,
+        "memory that a batch must fit into, as bytes: 512M, 8G",
+        in_id=False,
+        commands=("find-batch",),
+        pattern=r"^[1-9][0-9]{0,14}(\.[0-9]{1,6})?[KMGT]?$",
+        pattern_text="bytes from 1, with K, M, G or T behind the number for 10^3, 10^6, 10^9 or 10^12 of them",
+        default_text="CPU: nine tenths of what is free; GPU: its own",
+    ),
+    Option(
+        "lowest_lr",
+        "number",
+        1e-5,
+        "where the ramp of the learning rate begins",
+        low=0,
+        open_low=True,
+        in_id=False,
+        commands=("find-lr",),
+    ),
+    Option(
+        "highest_lr",
+        "number",
+        10.0,
+        "where the ramp of the learning rate ends",
+        low=0,
+        open_low=True,
+        in_id=False,
+        commands=("find-lr",),
+    ),
     _choice(
         "only",
         ("gradient", "hardware"),
@@ -434,14 +511,12 @@ _EXECUTION = (
         False,
         "one JSON document on stdout",
         in_id=False,
-        commands=("run", "sweep", "worker", "plan", "measure", "inspect", "report", "status", "list", "doctor"),
+        commands=("run", "sweep", "worker", "plan", *MEASURING, "inspect", "report", "status", "list", "doctor"),
         no_form=None,
     ),
 )
 
-EVERYWHERE = (
-    *("run", "sweep", "worker", "report", "plan", "export", "measure", "inspect", "status", "list", "init", "doctor"),
-)
+EVERYWHERE = (*MAKING, "report", "plan", "export", *MEASURING, "inspect", "status", "list", "init", "doctor")
 
 _TALK = (
     Option("quiet", "flag", False, "only results and errors", EVERYWHERE, in_id=False, no_form=None, short="-q"),

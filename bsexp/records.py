@@ -189,6 +189,39 @@ class CriticalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RampRow:
+    """A row of find_lr.csv: an update at `lr`, the loss of its batch in nats, and that smoothed; `samples` after it.
+
+    `smoothed_loss` is None as long as nothing has been averaged, and where it isn't finite.
+    """
+
+    step: int
+    samples: int
+    lr: float
+    loss: float
+    smoothed_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """A row of find_batch.csv: a batch size that was timed, that was tried as one part, or both.
+
+    Timings as in HardwareRow, None where it was only tried. `fits`: whether memory held it; `reason`: what happened
+    where it didn't. `micro_batch_size`: what was run at once.
+    """
+
+    device: str
+    batch_size: int
+    micro_batch_size: int
+    seconds_per_update: float | None
+    spread: float | None
+    samples_per_second: float | None
+    peak_memory_bytes: int | None
+    fits: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the measured part of summary.json. None: not measured, or not reached.
 

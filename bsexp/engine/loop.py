@@ -270,9 +270,12 @@ class Training:
         sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
         return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
 
+    def _build_model(self, data: TrainingData) -> torch.nn.Module:
+        return build_network(self.config, data, self.device)
+
     def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
-        self._model = build_network(config, data, self.device)
+        self._model = self._build_model(data)
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
         reseed = self._reseed if draws else lambda place: None

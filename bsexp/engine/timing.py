@@ -50,6 +50,29 @@ def time_updates(config: RunConfig, repeats: int, device: str = "auto") -> Timin
     return Timing(describe_device(training.device), training.part, seconds, peak_memory(training.device))
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Whether a batch went through in the parts that it was to be run in, and the memory that took, in bytes."""
+
+    device: str
+    fits: bool
+    peak_memory_bytes: int | None
+
+
+def try_updates(config: RunConfig, device: str = "auto") -> Trial:
+    """Make two updates: the second one has what the first one leaves in memory, the optimizer's momentum.
+
+    Raises what training raises; that memory holds only smaller parts of the batch is told by `fits`.
+    """
+    training = Unwatched(config, device=device)
+    _forget_peak(training.device)
+    for _ in range(2):
+        next(training)
+    if synchronize := synchronizer(training.device):
+        synchronize()
+    return Trial(describe_device(training.device), not training.cut, peak_memory(training.device))
+
+
 def _stretch(training: Training, clock: Clock, updates: int) -> float:
     before = clock.seconds
     clock.start()

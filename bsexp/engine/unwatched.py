@@ -22,6 +22,11 @@ class Unwatched(Training):
         """The largest part of a batch that went through at once."""
         return self._updater.largest
 
+    @property
+    def cut(self) -> bool:
+        """Whether memory ran out, so that batches are run in smaller parts than by rule."""
+        return self._updater.limit is not None
+
 
 class _Silent(Ledger):
     """Averages the weights, as that is part of an update's cost, and writes nothing down."""

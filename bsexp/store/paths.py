@@ -175,6 +175,14 @@ class Experiment:
         """Seconds per update by batch size, where they were measured or put."""
         return self.path / "hardware.csv"
 
+    def find_lr(self, ending: str) -> Path:
+        """The files of a range test: its rows (csv), what it was made with and found (json), its figure (png, svg)."""
+        return self.path / f"find_lr.{ending}"
+
+    def find_batch(self, ending: str) -> Path:
+        """The files of a search for batch sizes: its rows (csv), what it was made with and found (json)."""
+        return self.path / f"find_batch.{ending}"
+
     @property
     def gradients(self) -> Path:
         """Errors of batches' gradients, where they were measured."""
