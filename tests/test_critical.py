@@ -12,7 +12,7 @@ import torch
 from bsexp import RunConfig, Training
 from bsexp.analysis.critical_batch import Critical, critical_batches, crossings, says_of
 from bsexp.analysis.paired import Estimate
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.engine.forks import Fork
 from bsexp.engine.unwatched import Unwatched
@@ -26,17 +26,6 @@ from bsexp.sweep.critical import Branch, branch_config, branches, grow, trunks
 from tests.conftest import Bsexp
 from tests.test_engine import timeless, weights
 from tests.test_figures import texts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
-
 
 SMALL: dict[str, Any] = {"schedule": "fixed-small", "train_size": 400, "epochs": 6.0, "evals": 1, "batch_size": 10}
 

@@ -195,11 +195,6 @@ def test_the_figure_is_described_with_its_numbers() -> None:
 # -- ramps that are trained
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Writes a module into the current folder, to be imported from there."""

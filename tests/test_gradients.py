@@ -13,7 +13,7 @@ from torch import Tensor
 from bsexp import RunConfig, Training
 from bsexp.analysis.gradients import error_slope
 from bsexp.analysis.ratios import ratio_of_means
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.engine.gradients import Looking, NotPossible, num_draws
 from bsexp.errors import StoreError, UsageError
@@ -21,17 +21,6 @@ from bsexp.records import GradientRow, StepRecord
 from bsexp.report.stochastic import gradient_figure
 from bsexp.sweep.stochasticity import advance, looked_at, measure_gradients
 from tests.test_engine import weights
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
-
 
 SMALL: dict[str, Any] = {"schedule": "fixed-small", "train_size": 60, "epochs": 4.0, "label_noise": 0.2}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bsexp import RunConfig, Training
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.engine.hessian import hessian_product, largest_eigenvalue
 from bsexp.engine.landscape import Landscape
@@ -16,12 +16,6 @@ from bsexp.errors import UsageError
 from bsexp.records import EvalRow
 
 SMALL: dict[str, Any] = {"schedule": "fixed-small", "epochs": 2.0, "train_size": 300, "label_noise": 0.2, "evals": 1}
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    torch.set_num_threads(1)
-    return load_images("digits")
 
 
 def dense_hessian(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

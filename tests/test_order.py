@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bsexp import RunConfig, Training
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.data.stream import SampleStream
 from bsexp.engine.loop import Training as Loop
@@ -17,12 +17,6 @@ from bsexp.store.tables import _labels
 from bsexp.torch import ScheduledBatchSampler
 
 SMALL: dict[str, Any] = {"schedule": "fixed-small", "epochs": 3.0, "train_size": 80, "label_noise": 0.2, "evals": 3}
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    torch.set_num_threads(1)
-    return load_images("digits")
 
 
 def training(digits: Images, **options: Any) -> Training:

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bsexp import RunConfig
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.stream import SampleStream
 from bsexp.errors import SetupError, UsageError
 from bsexp.models import build_model
@@ -37,15 +37,9 @@ SUMMED: dict[str, Any] = {"virtual_workers": 4, "reduce": "sum"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
+def _none_left() -> Iterator[None]:
     yield
     kill_all()
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def config(**options: Any) -> RunConfig:
