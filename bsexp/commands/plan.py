@@ -98,6 +98,11 @@ def _shown(row: dict[str, Any]) -> list[str]:
 def _draw(rows: list[dict[str, Any]], run: PlannedRun, file: str) -> None:
     from bsexp.report import draw_plan
 
-    if Path(file).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError("--figure", repr(file), "name a .png, .svg or .pdf file")
+    check_figure(Path(file))
     draw_plan(rows, run.config.schedule, run.plan.num_train, Path(file))
+
+
+def check_figure(file: Path) -> None:
+    """UsageError for a file of a kind that isn't drawn."""
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError("--figure", repr(str(file)), "name a .png, .svg or .pdf file")

@@ -221,7 +221,7 @@ def watch_parent() -> None:
     os._exit(1)
 
 
-class _Teller(logging.Handler):
+class Teller(logging.Handler):
     """Sends what the library logs to the parent, which shows it."""
 
     def __init__(self, send: Callable[[str, Any], None]) -> None:
@@ -254,7 +254,7 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
 
     logger = logging.getLogger("bsexp")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_Teller(say))
+    logger.addHandler(Teller(say))
     try:
         found = set_up(device, execution.threads, execution.deterministic, execution.keep_memory)
     except BsexpError as error:
@@ -265,11 +265,11 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
         while not pipe.poll(LOOK_SECONDS):
             stop.check()
         task, wait_for_it = pipe.recv()
-        say(*_answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
+        say(*answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
         stop.check()
 
 
-def _answer(make: Callable[[], "Made"]) -> tuple[str, Any]:
+def answer(make: Callable[[], "Made"]) -> tuple[str, Any]:
     """What came of a run, in the words of `Event`, or "busy", or "refused" with the error that ends the sweep."""
     from bsexp.sweep.runner import Busy
 
