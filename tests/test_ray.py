@@ -48,6 +48,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     utilities = pytest.importorskip("ray.cluster_utils", reason="needs ray: pip install '.[ray]'")
     for name, value in (*ray_nodes.QUIET.items(), ("PYTHONPATH", str(ROOT))):
         monkeypatch.setenv(name, value)
+    # A program on this machine belongs to the first of them, the head.
     cluster = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.other = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
@@ -68,7 +69,7 @@ def test_forty_runs_on_two_nodes_of_which_one_is_killed_are_those_of_a_local_swe
     end = time.monotonic() + 240
     while len([*place.glob("*/summary.json")]) < 20 and time.monotonic() < end and program.poll() is None:
         time.sleep(0.05)
-    assert program.poll() is None
+    assert program.poll() is None, program.communicate()
     two_nodes.remove_node(two_nodes.other, allow_graceful=False)
     said, errors = program.communicate(timeout=300)
     assert program.returncode == 0, errors
@@ -82,7 +83,7 @@ def test_forty_runs_on_two_nodes_of_which_one_is_killed_are_those_of_a_local_swe
 @pytest.mark.ray
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(bsexp: Bsexp, tmp_path: Path, two_nodes: Any) -> None:
     options = ("sweep", "--schedule", "growing-batch,lr-decay", "--seeds", "0", "--epochs", "300", "--no-report")
-    options = (*options, "--threads", "1", "--checkpoint-seconds", "600")
+    options = (*options, "--threads", "1", "--checkpoint-seconds", "600", "--no-share-prefix")
     assert bsexp(*options, "--out", "whole").returncode == 0
     there = (*options, "--out", "broken", "--engine", "ray", "--ray-address", two_nodes.address)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -278,7 +278,7 @@ def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None
     assert document["times"][0]["seconds"] == pytest.approx(0.33)
     # With 4 workers: 11 updates of 4 each, two of 3: 13 * 10 ms + 50 ms.
     assert document["times"][1]["seconds"] == pytest.approx(0.18)
-    assert "of the first" in bsexp("plan", "e.toml", "--hardware", "t.csv").stdout
+    assert "in brackets: of the first arm's time" in bsexp("plan", "e.toml", "--hardware", "t.csv").stdout
 
 
 @pytest.mark.parametrize(

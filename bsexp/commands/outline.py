@@ -233,8 +233,8 @@ def _show_times(times: dict[str, list[dict[str, Any]]], hardware: "Hardware", ta
         shares = [time["seconds"] / base["seconds"] for time, base in zip(found, first, strict=True)]
         cells = zip(found, shares, strict=True)
         rows.append([arm, *(f"{duration(time['seconds'])} ({share:.3f})" for time, share in cells)])
-    title = f"one run on {machine(hardware)}, evaluation and set-up not counted (in brackets: of the first arm's)"
-    talk.table(columns, rows, title=title)
+    talk.table(columns, rows, title=f"one run on {machine(hardware)}")
+    talk.result("evaluation and set-up are not counted; in brackets: of the first arm's time")
 
 
 def _show_elastic(useful: "dict[str, Elastic]", hardware: "Hardware", talk: Talk) -> None:
@@ -252,8 +252,9 @@ def _show_elastic(useful: "dict[str, Elastic]", hardware: "Hardware", talk: Talk
     talk.table(
         ("arm", "workers", "on average", "updates take", "of the first"),
         rows,
-        title=f"with as many workers at each update as spend {USEFUL:.0%} of their time usefully",
+        title="as many workers at each update as are useful",
     )
+    talk.result(f"useful: as long as {USEFUL:.0%} of the workers' time saves some")
     talk.result(f"P workers share each update, the busiest with B / P samples, rounded up; {talking(hardware)}")
 
 

@@ -55,6 +55,9 @@ class Training:
     `riders` as well, and `state(rider)` is the one that such a run goes on from. They change nothing of this run.
     """
 
+    # Whether the network is copied, for one of the user's that somebody else has too.
+    apart = False
+
     def __init__(
         self,
         config: RunConfig,
@@ -270,12 +273,9 @@ class Training:
         sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
         return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
 
-    def _build_model(self, data: TrainingData) -> torch.nn.Module:
-        return build_network(self.config, data, self.device)
-
     def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
-        self._model = self._build_model(data)
+        self._model = build_network(config, data, self.device, apart=self.apart)
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
         reseed = self._reseed if draws else lambda place: None

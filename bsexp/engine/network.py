@@ -4,6 +4,8 @@ The one rule: they depend on the config and the data alone, so that whoever look
 run itself saw.
 """
 
+import copy
+
 import torch
 from torch import nn
 
@@ -19,8 +21,11 @@ def dtype_of(config: RunConfig) -> torch.dtype:
     return torch.float64 if config.precision == "fp64" else torch.float32
 
 
-def build_network(config: RunConfig, data: TrainingData, device: torch.device) -> nn.Module:
-    """The network of `config` with its starting weights, on `device`, in training mode."""
+def build_network(config: RunConfig, data: TrainingData, device: torch.device, apart: bool = False) -> nn.Module:
+    """The network of `config` with its starting weights, on `device`, in training mode.
+
+    `apart`: a copy, for a factory of the user's may return a network that somebody else has too.
+    """
     model = build_model(
         config.model,
         image_shape=data.image_shape,
@@ -30,6 +35,8 @@ def build_network(config: RunConfig, data: TrainingData, device: torch.device) -
         dropout=config.dropout,
         seed=config.seed,
     )
+    if apart:
+        model = copy.deepcopy(model)
     # A network of the user's own may `view` its images, which needs them contiguous.
     order = torch.contiguous_format if is_factory(config.model) else torch.channels_last
     return model.to(device, dtype_of(config)).to(memory_format=order).train()

@@ -4,7 +4,6 @@ The one rule: it is `Training` with a schedule like any other. It trains a netwo
 of its own, so that nothing of the caller's is changed, and it stops by the rule of `signals.divergence` alone.
 """
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -52,5 +51,4 @@ def climb(
 class _Apart(Unwatched):
     """A training of a network that nobody else has."""
 
-    def _build_model(self, data: TrainingData) -> torch.nn.Module:
-        return copy.deepcopy(super()._build_model(data))
+    apart = True

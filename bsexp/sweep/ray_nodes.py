@@ -23,11 +23,13 @@ from bsexp.sweep.environment import describe_machine
 ALIKE = ("bsexp", "torch", "torchvision")
 # A file that another node has just written may take so long to be seen here.
 SEEN_SECONDS = 5.0
+REACH_SECONDS = 10.0
 # No questions, no reports to anybody, no warnings of Ray's own.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 
@@ -59,6 +61,7 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _reach(address)
     import ray
 
     own = {"num_cpus": num_cpus, "include_dashboard": False} if address is None else {}
@@ -72,6 +75,19 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """SetupError where nobody answers at HOST:PORT: Ray itself would try for many minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        cure = "start one with `ray start --head`, or leave --ray-address out"
+        raise SetupError("--ray-address", f"{address}: {reason}", cure) from None
 
 
 @contextmanager

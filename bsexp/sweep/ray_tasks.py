@@ -135,7 +135,7 @@ class _Pool:
         share = {"num_cpus": 0, "num_gpus": 1 / (per_gpu or 1)} if cluster.on_gpu else {"num_cpus": cpus}
         self.remote = ray.remote(max_retries=0, max_calls=0, **share)(_make)
         # Beside the sweep: it ends with it, and with no other node.
-        near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=near).remote()
         self.running: dict[Any, int] = {}
         self.begun: set[int] = set()
@@ -152,8 +152,13 @@ class _Pool:
     def look(self) -> Iterator[Event]:
         """What has happened meanwhile; raises the BsexpError that ends everything."""
         done, _ = self.ray.wait(list(self.running), timeout=LOOK_SECONDS)
+        news: dict[int, tuple[int, int]] = {}
+        told: list[tuple[int, tuple[int, str]]] = []
         try:
             news, told = self.ray.get(self.board.take.remote())
+        except self.ray.exceptions.ActorUnavailableError:
+            # For now: what is reported meanwhile is reported again.
+            pass
         except self.ray.exceptions.RayError as error:
             cure = "run the same command again: it goes on"
             raise RunsFailed("ray", f"the cluster is gone ({type(error).__name__})", cure) from None
@@ -296,8 +301,9 @@ def _made(
     from bsexp.sweep.runner import make_run
 
     found = set_up(execution.device, execution.threads, execution.deterministic, execution.keep_memory)
-    there = replace(execution, environment={**execution.environment, **describe_machine()})
-    mine = there.on(execution.device, found)
+    # The commit is that of the folder in which the sweep was started.
+    machine = {name: value for name, value in describe_machine().items() if name != "commit"}
+    mine = replace(execution, environment={**execution.environment, **machine}).on(execution.device, found)
 
     def tell(training: "Training", row: object) -> None:
         link.samples, link.total = training.samples, training.total_samples
