@@ -38,6 +38,9 @@ ARGUMENTS: dict[str, tuple[str, str, bool]] = {
     "plan": ("subject", "A schedule or an experiment file.", True),
     "export": ("schedule", "A schedule (bsexp list schedules).", True),
     "measure": ("", "", False),
+    "find-lr": ("schedule", "The schedule that the rate is for (bsexp list schedules) [fixed-small].", False),
+    "find-batch": ("", "", False),
+    "inspect": ("folder", "The folder of an experiment: results/NAME.", True),
     "status": ("folder", "A folder of results [results].", False),
     "list": ("kind", "schedules, shapes, policies, datasets or models.", True),
     "init": ("", "", False),
@@ -52,6 +55,9 @@ HELP = {
     "plan": "Show what a schedule or an experiment would do; nothing is trained.",
     "export": "Print a schedule as a Python function of samples that needs nothing, for your own training loop.",
     "measure": "Measure seconds and memory per update at several batch sizes, on this machine; writes hardware.csv.",
+    "find-lr": "Raise the learning rate until training breaks, and suggest one; writes find_lr.csv and a figure.",
+    "find-batch": "Find the batch size where throughput levels off, and the largest that memory holds at once.",
+    "inspect": "Measure finished runs: sharpness and loss barriers of kept weights, calibration; writes inspected.csv.",
     "status": "Count finished, running, waiting, failed and diverged runs.",
     "list": "List schedules, shapes, policies, data sets or models.",
     "init": "Print a commented experiment file to start from.",
@@ -87,7 +93,7 @@ def _command(name: str) -> Callable[..., None]:
     argument, text, required = ARGUMENTS[name]
 
     def command(**given: Any) -> None:
-        module = importlib.import_module(f"bsexp.commands.{name}")
+        module = importlib.import_module(f"bsexp.commands.{name.replace('-', '_')}")
         position = {argument: given.pop(argument)} if argument else {}
         values = {key: value for key, value in given.items() if value is not None and value != []}
         try:

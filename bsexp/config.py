@@ -234,6 +234,10 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("schedule", repr(values.get("schedule")), "name one (bsexp list schedules)")
     values["schedule"] = ALIASES.get(values["schedule"], values["schedule"])
     values["parameters"] = _checked_parameters(values["schedule"], values.get("parameters") or {})
+    if values.get("reduce") == "sum" and values.get("virtual_workers", 1) == 1:
+        raise UsageError(
+            "reduce", "'sum' with 1 worker", "it sums over workers: add --virtual-workers, or leave it out"
+        )
     _fill(values)
     return values
 
@@ -289,7 +293,17 @@ def _fill(values: dict[str, Any]) -> None:
                 )
         else:
             fill("momentum", 0.9)
+    _check_order(values)
     if values.get("dataset", "").partition(":")[0] == "folder":
         fill("image_size", 32)
     elif values.get("image_size") is not None:
         raise UsageError("image_size", str(values["image_size"]), "only images of a folder: are resized")
+
+
+def _check_order(values: Mapping[str, Any]) -> None:
+    """UsageError for a beginning in order 0 that no other follows: two names for one run."""
+    first = values.get("order_from") or 0
+    if first and not values.get("order"):
+        raise UsageError("order_from", f"{first} with order 0", "give order = 1 or more, or leave it out")
+    if first >= values["epochs"]:
+        raise UsageError("order_from", f"{first} of {values['epochs']:g} epochs", "the other order must begin earlier")

@@ -81,6 +81,9 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
+NEAR = 0.15
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A cure for an unknown name: the nearest known ones, or all of them when none is near.
 
@@ -92,5 +95,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
+        # Beside a name with one letter wrong, one that shares half of its letters isn't meant.
+        best = difflib.SequenceMatcher(None, close[0], name).ratio()
+        close = [item for item in close if difflib.SequenceMatcher(None, item, name).ratio() > best - NEAR]
         return "did you mean " + " or ".join(repr(item) for item in close) + "?"
     return "known: " + ", ".join(known) if known else "there are none"

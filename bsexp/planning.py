@@ -3,10 +3,11 @@
 The one rule: everything that a run could be refused for is found here, before anything is trained or written.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from bsexp import catalog
 from bsexp.config import RunConfig
@@ -118,31 +119,87 @@ def estimate_seconds(config: RunConfig, plan: Plan) -> float | None:
     return plan.updates * per_update + size * (plan.total_samples * per_sample + seen * per_evaluation)
 
 
-def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
-    """The parts that a batch is run in, by rule: as equal as can be, none above the limit.
+def worker_shares(batch_size: int, config: RunConfig, workers: int) -> list[int]:
+    """The samples of a batch that each of `workers` gets, in order: as equal as can be, 0 where there are too few.
+
+    With ghost statistics the cuts lie between ghost batches and the last worker gets what is left over.
+
+    >>> worker_shares(10, RunConfig(schedule="fixed-small"), 4)
+    [2, 3, 2, 3]
+    """
+    unit = config.ghost_batch if config.norm == "batch" and config.ghost_batch else 1
+    units = batch_size // unit
+    edges = [unit * (units * k // workers) for k in range(workers)] + [batch_size]
+    return [end - start for start, end in pairwise(edges)]
+
+
+def micro_batch_sizes(batch_size: int, config: RunConfig, memory: int | None = None, ranks: int = 1) -> list[int]:
+    """The parts that a batch is run in, by rule: cut between workers and between ranks, then none above the limit.
 
     The limit is the one given, or the model's own; plain batch statistics are never split unless told. With ghost
     statistics the cuts lie between ghost batches. `memory`: the largest part that memory was found to allow.
     """
+    if config.virtual_workers == 1 and ranks == 1:
+        return _within_limit(batch_size, config, memory)
+    cuts = {
+        edge for of in (config.virtual_workers, ranks) for edge in accumulate(worker_shares(batch_size, config, of))
+    }
+    pieces = [end - start for start, end in pairwise(sorted({0, *cuts}))]
+    return [size for piece in pieces for size in _within_limit(piece, config, memory)]
+
+
+def _within_limit(samples: int, config: RunConfig, memory: int | None) -> list[int]:
+    """Parts of `samples`, as equal as can be, none above the limit."""
     limit = config.micro_batch
     if limit in (None, "auto"):
-        limit = batch_size if _plain_statistics(config) else catalog.find_model(config.model).micro_batch
+        limit = samples if _plain_statistics(config) else catalog.find_model(config.model).micro_batch
     limit = min(limit, memory or limit)
-    if batch_size <= limit:
-        return [batch_size]
+    if samples <= limit:
+        return [samples]
     ghost = config.ghost_batch if config.norm == "batch" else 0
     unit = ghost if ghost and limit >= ghost else 1
-    units = -(-batch_size // unit)
+    units = -(-samples // unit)
     parts = -(-units // (limit // unit))
-    edges = [min(batch_size, unit * (units * k // parts)) for k in range(parts + 1)]
+    edges = [min(samples, unit * (units * k // parts)) for k in range(parts + 1)]
     return [end - start for start, end in pairwise(edges)]
+
+
+def divisors(batch_size: int, sizes: list[int], config: RunConfig) -> list[int]:
+    """For each of the parts `sizes` of a batch what its sum of losses is divided by before the parts are added up.
+
+    `reduce` mean: the batch's samples, so that the update's gradient is the mean over all of them, whoever has them.
+    `reduce` sum: the samples of the part's worker, so that it is the sum over workers of each one's own mean, as an
+    all-reduce that adds instead of averaging would have it; workers without samples add nothing.
+    """
+    if config.reduce == "mean":
+        return [batch_size] * len(sizes)
+    shares = [share for share in worker_shares(batch_size, config, config.virtual_workers) if share]
+    ends = list(accumulate(shares))
+    return [shares[bisect_right(ends, end - size)] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def times_mean(batch_size: int, config: RunConfig) -> int:
+    """By how much an update's gradient is larger than the mean over its batch, where shares are equal: the workers that
+    have samples with `reduce` sum, else 1. The learning rate has the effect of so many times itself.
+    """
+    if config.reduce == "mean":
+        return 1
+    return sum(1 for share in worker_shares(batch_size, config, config.virtual_workers) if share)
+
+
+def check_ranks(config: RunConfig, ranks: int) -> None:
+    """UsageError where a run's numbers would depend on the number of `ranks` beyond rounding."""
+    if _plain_statistics(config) and config.virtual_workers % ranks:
+        which = f"{ranks}, with statistics over all that a worker has of a batch and {config.virtual_workers} worker"
+        cure = f"use --virtual-workers {ranks} (statistics of its own for each), --norm group or --ghost-batch N"
+        raise UsageError("nproc", which + "s" * (config.virtual_workers > 1), cure)
 
 
 def noise_parts(batch_size: int, config: RunConfig, memory: int | None = None) -> list[int]:
     """The parts of a batch that tell its noise: those that it is run in or, where it is run whole, NOISE_PARTS of it.
 
     None smaller than a ghost batch, or than 2 samples with statistics over a whole part. Empty for a batch that can't
-    be cut so. `memory` as in `micro_batch_sizes`.
+    be cut so. `memory` as in `micro_batch_sizes`. The same for any number of ranks: what is measured may decide.
     """
     sizes = micro_batch_sizes(batch_size, config, memory)
     if len(sizes) > 1:

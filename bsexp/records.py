@@ -115,6 +115,113 @@ class HardwareRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InspectedRow:
+    """A row of inspected.csv: what is measured of a finished run's kept weights and test predictions.
+
+    `calibration_error` of the test predictions (signals.calibration), in [0, 1]. `sharpness` is lambda_max of the
+    Hessian of the training loss, `lr` the rate of the last update and `lr_sharpness` their product. `barrier` is the
+    loss barrier to the run of the same seed of the arm `twin` (empty: none), in nats. None: not to be measured, for
+    want of weights perhaps.
+    """
+
+    arm: str
+    seed: int
+    config_hash: str
+    calibration_error: float | None
+    lr: float
+    sharpness: float | None
+    lr_sharpness: float | None
+    twin: str
+    barrier: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GradientRow:
+    """A row of gradient.csv: how far the gradients of batches are from the exact one, at one point of training.
+
+    `samples`, `epoch`: how far training had come. `replacement`: whether a batch's samples were drawn with it; `draws`
+    batches were. `gradient_error` is the mean of |g_B - g|^2 and `cosine` that of the cosine of the two, each with its
+    standard error. The others are the same in all rows of a point, of the training set as it is: `grad_sq_norm`, |G|^2,
+    exactly; `grad_var`, tr(Sigma), and `b_simple_exact` from the gradient of each sample, None where that can't be had;
+    `b_simple` from micro-batches with its 95 % interval, None where it has no value or end.
+    """
+
+    samples: int
+    epoch: float
+    batch_size: int
+    replacement: bool
+    draws: int
+    gradient_error: float
+    error_spread: float
+    cosine: float
+    cosine_spread: float
+    grad_sq_norm: float
+    grad_var: float | None
+    b_simple_exact: float | None
+    b_simple: float | None
+    b_simple_low: float | None
+    b_simple_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalRow:
+    """A row of critical.csv: a branch that went on from a trunk with another batch size and rate, and where it ended.
+
+    `share` of the budget at which it began, after `samples`. `lr_rule`: the power of the batch's growth that the rate
+    grew with, none, sqrt or linear. `order`: 0 read on in the trunk's order, others in one of their own. `val_loss` and
+    `val_loss_ema` (averaged weights) at its end, in nats, None where it diverged. `grad_sq_norm`, `grad_var`: |G|^2 and
+    tr(Sigma) of the trunk where the branch began.
+    """
+
+    seed: int
+    share: float
+    samples: int
+    epoch: float
+    batch_size: int
+    lr_rule: str
+    lr: float
+    order: int
+    updates: int
+    val_loss: float | None
+    val_loss_ema: float | None
+    grad_sq_norm: float
+    grad_var: float
+
+
+@dataclass(frozen=True, slots=True)
+class RampRow:
+    """A row of find_lr.csv: an update at `lr`, the loss of its batch in nats, and that smoothed; `samples` after it.
+
+    `smoothed_loss` is None as long as nothing has been averaged, and where it isn't finite.
+    """
+
+    step: int
+    samples: int
+    lr: float
+    loss: float
+    smoothed_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """A row of find_batch.csv: a batch size that was timed, that was tried as one part, or both.
+
+    Timings as in HardwareRow, None where it was only tried. `fits`: whether memory held it; `reason`: what happened
+    where it didn't. `micro_batch_size`: what was run at once.
+    """
+
+    device: str
+    batch_size: int
+    micro_batch_size: int
+    seconds_per_update: float | None
+    spread: float | None
+    samples_per_second: float | None
+    peak_memory_bytes: int | None
+    fits: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the measured part of summary.json. None: not measured, or not reached.
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from bsexp.data.sources import Images, load_images
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -22,6 +25,12 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("BSEXP_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    return load_images("digits")
 
 
 @pytest.fixture

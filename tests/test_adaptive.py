@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bsexp import RunConfig, Training
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.records import DecisionRow, EvalRow, StepRecord, StepRow, columns
 from bsexp.store.paths import Experiment
@@ -21,16 +21,6 @@ from tests.faults.programs import Program, contents, wait_until
 from tests.test_engine import timeless, weights
 
 SMALL: dict[str, Any] = {"schedule": "adaptive-batch", "epochs": 6.0, "train_size": 400, "evals": 30}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def adaptive(

@@ -112,18 +112,52 @@ def test_bca_agrees_with_scipys() -> None:
         bca(np.ones((11, 1)), lambda means: means[:, 0], rng())
 
 
-def test_a_planted_exponent_is_found_and_edges_silence_it() -> None:
-    random = np.random.default_rng(0)
-    rates = 0.01 * np.array(SIZES) ** 0.5 * 2 ** random.normal(0, 0.3, (12, 7))
-    found = lr_exponent(SIZES, rates, rng())
-    slopes = [stats.linregress(np.log(SIZES), np.log(row)).slope for row in rates]
-    assert found.estimate.mean == pytest.approx(np.mean(slopes))
+def tuned(power: float, key: int, noise: float = 0.3, step: float = 2.0) -> list[float]:
+    """The rate of a grid in factors of `step` that is nearest to .01 * B^power, missed by some octaves of noise."""
+    random = np.random.default_rng(key)
+    logs = math.log2(0.01) + power * np.log2(SIZES) + random.normal(0, noise, len(SIZES))
+    return list(step ** np.round(logs / math.log2(step)))
+
+
+def test_a_planted_exponent_is_found_as_by_scipys_regression() -> None:
+    rates = tuned(0.5, key=3, noise=0.9)
+    found = lr_exponent(SIZES, rates, step=2.0)
+    line = stats.linregress(np.log(SIZES), np.log(rates))
     assert found.says == "estimate"
-    assert (found.estimate.low or 0) < 0.5 < (found.estimate.high or 0)
-    assert lr_exponent(SIZES, rates, rng(), at_edge=[512]).says == "nothing"
-    assert lr_exponent(SIZES, rates[:5], rng()).says == "nothing"
-    with pytest.raises(ValueError, match="3 or more"):
-        lr_exponent(SIZES[:2], rates[:, :2], rng())
+    assert found.estimate.mean == pytest.approx(line.slope)
+    assert found.estimate.half_width == pytest.approx(stats.t.ppf(0.975, 5) * line.stderr)
+    assert found.scale == pytest.approx(math.exp(line.intercept))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.75, 1.0])
+def test_the_interval_of_the_exponent_covers_also_where_grids_round(power: float) -> None:
+    held = 0
+    for key in range(400):
+        found = lr_exponent(SIZES, tuned(power, key), step=2.0).estimate
+        held += (found.low or 0) <= power <= (found.high or 0)
+    # .95 less three standard errors of 400 trials.
+    assert held / 400 >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400)
+
+
+def test_rates_on_a_line_by_rounding_alone_have_the_interval_of_their_grid() -> None:
+    # All on a line of slope 1/2 of a grid in factors of 4, and over six octaves: tilted by an octave at either end.
+    found = lr_exponent(SIZES, [0.01 * size**0.5 for size in SIZES], step=4.0).estimate
+    assert (found.low, found.high) == (pytest.approx(0.5 - 2 / 6), pytest.approx(0.5 + 2 / 6))
+
+
+def test_sizes_whose_best_rate_is_not_known_are_left_out_and_too_few_silence_the_fit() -> None:
+    rates = [0.01 * size**0.5 for size in SIZES]
+    rates[-1] = 1e-9
+    found = lr_exponent(SIZES, rates, 2.0, unbounded=[512.0])
+    assert found.estimate.mean == pytest.approx(0.5)
+    assert found.estimate.num == 6
+    assert found.notes == ("Batch size 512 is not in the fit: its best rate may lie beyond those tried.",)
+    few = lr_exponent(SIZES, rates, 2.0, unbounded=SIZES[3:])
+    assert few.says == "nothing"
+    assert "3 batch sizes whose best rate is known: an exponent needs 4." in few.notes
+    for wrong in ((SIZES[:2], rates, 2.0), ([8.0] * 7, rates, 2.0), (SIZES, [0.0] * 7, 2.0), (SIZES, rates, 1.0)):
+        with pytest.raises(ValueError, match="got"):
+            lr_exponent(*wrong)
 
 
 def test_heterogeneity_agrees_with_statsmodels() -> None:

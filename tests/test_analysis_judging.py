@@ -197,15 +197,21 @@ def test_where_everything_diverged_there_is_no_estimate_and_no_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [None, Record("failed"), finished(test_accuracy=None), finished(test_accuracy=math.nan)]
+    ("record", "why"),
+    [
+        (None, "unfinished: 1 of 12 seeds missing"),
+        (Record("failed"), "unfinished: 1 of 12 seeds missing"),
+        (finished(test_accuracy=None), "not measured on 1 of 12 seeds"),
+        (finished(test_accuracy=math.nan), "not measured on 1 of 12 seeds"),
+    ],
 )
-def test_a_missing_seed_leaves_the_claim_unfinished(record: Record | None) -> None:
+def test_a_missing_seed_leaves_the_claim_unfinished(record: Record | None, why: str) -> None:
     data = runs(a=0.86, b=0.85)
     del data["b", 4]
     if record:
         data["b", 4] = record
     found = only(judge([claim()], data))
-    assert found.text == "inconclusive (unfinished: 1 of 12 seeds missing)"
+    assert found.text == f"inconclusive ({why})"
     assert found.num_pairs == 11
     assert any("b seed 4" in note for note in found.notes)
 

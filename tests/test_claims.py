@@ -3,6 +3,7 @@
 The one rule: what a claim is about is settled before anything is trained, and every wrong claim is refused then.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 from bsexp.analysis.claims import Record
 from bsexp.analysis.declared import Design, read_claims
+from bsexp.analysis.judging import judge
 from bsexp.analysis.outcomes import BUDGET, END, _add_ladders, _crossings
 from bsexp.analysis.verdicts import judge_results
 from bsexp.errors import StoreError, UsageError
@@ -25,7 +27,7 @@ from bsexp.store.paths import Experiment
 from bsexp.store.predictions import loss_levels, losses_of
 from bsexp.store.tables import load_results
 from bsexp.sweep.experiment import read_experiment
-from bsexp.sweep.tuning import rates_beyond
+from bsexp.sweep.tuning import Tune, rates_beyond
 from tests.conftest import ROOT, Bsexp
 
 SEEDS = tuple(range(6))
@@ -74,6 +76,7 @@ def claimed(**changes: Any) -> dict[str, Any]:
         (claimed(expect="bettr"), "claims[0].expect", "better"),
         (claimed(metric="test_los"), "claims[0].metric", "test_loss"),
         (claimed(metric="updates_to_target", kind="ratio"), "claims[0].metric", "[target]"),
+        (claimed(metric="val_loss_at_target"), "claims[0].metric", "[target]"),
         (claimed(expects="better"), "claims[0].expects", "expect"),
         (claimed(expect="equivalent"), "margin", "needs a margin"),
         (claimed(compare=["a", "b", "c"], kind="slope"), "claims[0]", "along"),
@@ -124,6 +127,10 @@ def test_variants_for_sensitivity_differ_in_one_thing_and_take_multiples_of_the_
         ({"budgets": {"samples": [0.25, 0.5]}}, "budgets.samples"),
         ({"budgets": {"updates": [1.0]}}, "budgets.updates"),
         ({"sensitivity": {"lr": [0.1]}}, "sensitivity.lr"),
+        ({"tune": {"lr": [0.1], "lr_factor": [1.0]}}, "tune.lr_factor"),
+        ({"tune": {"lr_factor": 2.0}}, "tune.lr_factor"),
+        ({"target": {"train_loss": 0.0}}, "target.train_loss"),
+        ({"target": {"train_loss": 1.0, "val_loss": 1.0}}, "target"),
         ({"target": {"val_accuracy": 80.0}}, "target.val_accuracy"),
         ({"target": {"test_accuracy": 0.8}}, "target.test_accuracy"),
         ({"arms": {"a": {"schedule": "fixed-small", "lr_from": "z"}}}, "arms.a.lr_from"),
@@ -267,6 +274,30 @@ def test_a_sweep_that_claims_otherwise_later_says_so(made: Path, tmp_path: Path,
     assert "margin 0.25 became 0.5" in found.stderr
 
 
+def test_factors_on_each_arms_default_rate_are_tuned() -> None:
+    arms = {"a": {"schedule": "fixed-small"}, "b": {"schedule": "fixed-small", "dataset": "fashion-mnist"}}
+    arms |= {"c": {"schedule": "fixed-small", "optimizer": "adamw"}}
+    asked = read_experiment(experiment(tune={"lr_factor": [2.0, 0.5], "seeds": "100"}, arms=arms), {}, "", "x")
+    assert asked.tune is not None
+    rates = {arm: asked.tune.rates(settings) for arm, settings in asked.arms.items()}
+    assert rates == {"a": [0.00625, 0.025], "b": [0.01, 0.04], "c": [0.0005, 0.002]}
+    assert asked.tune.num_rates == 2
+    assert Tune.of(asked.tune.stored()) == asked.tune
+    assert Tune.of({"lr": [0.1], "seeds": [7]}) == Tune((0.1,), (7,))
+
+
+def test_a_sweep_tunes_by_factors_and_a_worker_knows_it(tmp_path: Path, bsexp: Bsexp) -> None:
+    text = LOOKS[: LOOKS.index("[arms.slow]")].replace('"auto:8,10"', '"0"').replace("lr = 0.05\n", "")
+    text += '[arms.other]\nschedule = "fixed-small"\noptimizer = "adamw"\n'
+    (tmp_path / "factors.toml").write_text(text + '[tune]\nlr_factor = [0.5, 1]\nseeds = "100"\n')
+    assert bsexp("sweep", "factors.toml", "--jobs", "0").returncode == 0
+    found = bsexp("worker", "results/factors", "--json")
+    assert found.returncode == 0, found.stderr
+    rows = pd.read_csv(tmp_path / "results" / "factors" / "tune.csv")
+    assert rows.groupby("arm")["lr"].apply(list).to_dict() == {"good": [0.00625, 0.0125], "other": [0.0005, 0.001]}
+    assert json.loads(found.stdout)["finished"] == 2
+
+
 def evals(*rows: tuple[int, float]) -> pd.DataFrame:
     """Evaluations (samples, val_accuracy), of batches of 10 at 100 samples a second."""
     samples, accuracies = ([row[k] for row in rows] for k in (0, 1))
@@ -277,8 +308,34 @@ def evals(*rows: tuple[int, float]) -> pd.DataFrame:
 def test_a_target_is_reached_between_evaluations_and_never_before_training() -> None:
     curve = evals((0, 0.1), (100, 0.5), (200, 0.7), (300, 0.9))
     expected = {"samples_to_target": 150.0, "updates_to_target": 15.0, "seconds_to_target": 1.5}
+    expected |= {"val_accuracy_at_target": 0.6}
     assert _crossings(curve, "val_accuracy", 0.6) == pytest.approx(expected)
     assert _crossings(evals((0, 0.9), (100, 0.9), (200, 0.9)), "val_accuracy", 0.6)["samples_to_target"] == 100.0
+
+
+def test_how_well_a_run_does_at_its_target_is_read_where_it_is_reached() -> None:
+    curve = evals((0, 0.1), (100, 0.5), (200, 0.7), (300, 0.9)).assign(
+        train_loss=[2.0, 1.0, 0.8, 0.4], val_loss=[2.0, 1.2, 1.1, 1.3], val_accuracy=[0.1, 0.5, 0.6, 0.5]
+    )
+    # Half-way between 100 and 200.
+    at = _crossings(curve, "train_loss", 0.9)
+    assert (at["val_loss_at_target"], at["val_accuracy_at_target"]) == pytest.approx((1.15, 0.55))
+    # A last point alone past the target is luck, and a miss has no place to be read at.
+    missed = _crossings(curve, "train_loss", 0.5)
+    assert missed["samples_to_target"] == np.inf
+    assert "val_loss_at_target" not in missed
+
+
+def test_a_claim_about_what_was_not_measured_says_so() -> None:
+    (declared,) = read_claims([claimed(metric="val_loss_at_target")], dataclasses.replace(DESIGN, target=True))
+    values = {"val_loss_at_target": 1.0}
+    runs = {(arm, seed): Record("finished", values) for arm in "ab" for seed in SEEDS}
+    runs["b", 2] = Record("finished", {})
+    (verdict,) = judge([declared.claim], runs)
+    assert verdict.text == "inconclusive (not measured on 1 of 6 seeds)"
+    del runs["a", 3]
+    (verdict,) = judge([declared.claim], runs)
+    assert verdict.text == "inconclusive (unfinished: 2 of 6 seeds missing)"
 
 
 def test_an_arm_that_failed_at_its_whole_budget_stays_failed_whatever_its_rungs_did() -> None:

@@ -88,7 +88,11 @@ SAID = {
     "fixed_subset": False,
     "val_fraction": 0.1,
     "seed": 0,
+    "order": 0,
+    "order_from": 0,
     "measure_noise": False,
+    "virtual_workers": 1,
+    "reduce": "mean",
     "precision": "fp32",
     "allow_unstable": False,
     "parameters": {"shape": "step", "milestones": [0.3, 0.6, 0.8], "factor": 5},
@@ -153,9 +157,11 @@ OTHER = {
     "fixed_subset": True,
     "val_fraction": 0.2,
     "seed": 1,
+    "order": 1,
     "evals": 10,
     "log_samples": 0,
     "measure_noise": True,
+    "virtual_workers": 2,
     "micro_batch": 8,
     "precision": "bf16",
     "allow_unstable": True,
@@ -166,8 +172,10 @@ OTHER = {
 
 def test_each_field_is_in_the_hash_on_its_own() -> None:
     hashes = [hash_of(), *(hash_of(**{name: value}) for name, value in OTHER.items())]
+    # A sum is one over several workers.
+    hashes.append(hash_of(virtual_workers=2, reduce="sum"))
     assert len(set(hashes)) == len(hashes)
-    assert set(OTHER) == {*RUN_FIELDS, "parameters", "data_fingerprint"} - {"image_size"}
+    assert {*OTHER, "reduce"} == {*RUN_FIELDS, "parameters", "data_fingerprint"} - {"image_size", "order_from"}
 
 
 def test_the_size_of_folder_images_is_in_the_hash() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from bsexp import RunConfig, Training, simulate
 from bsexp.data.augment import Batches
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.data.stream import SampleStream
 from bsexp.engine.averaging import AveragedModel
@@ -22,16 +22,6 @@ from bsexp.records import EvalRow, StepRecord, StepRow
 from bsexp.schedules import Hyper
 
 SMALL: dict[str, Any] = {"schedule": "growing-batch", "epochs": 1.0, "train_size": 400, "label_noise": 0.2, "evals": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def training(digits: Images, state: dict[str, Any] | None = None, *, compile: bool = False, **options: Any) -> Training:

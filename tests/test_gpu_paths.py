@@ -13,7 +13,7 @@ import torch
 
 from bsexp import RunConfig
 from bsexp.data.augment import Batches
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.data.stream import SampleStream
 from bsexp.engine import compiling
@@ -27,16 +27,6 @@ from bsexp.store.checkpoints import Checkpoint
 from bsexp.sweep.changes import check_unchanged, settle
 from bsexp.sweep.tasks import Execution
 from tests.test_engine import SMALL, timeless, training, updater, weights
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def fp16_updater(digits: Images, scale: float, **options: Any) -> tuple[Updater, torch.nn.Module, SampleStream]:

@@ -11,11 +11,6 @@ from bsexp.models.group_norm import GroupNorm, _normalise
 WAYS = [(8, 4, 90, 14), (32, 8, 180, 7), (16, 8, 3, 5), (64, 8, 3, 5)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def norms(channels: int, groups: int, dtype: torch.dtype) -> tuple[GroupNorm, nn.GroupNorm]:
     """Ours in `dtype` and torch's in double precision, with the same random scales and shifts."""
     draw = torch.Generator().manual_seed(0)

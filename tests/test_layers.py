@@ -128,7 +128,10 @@ def probe(arguments: list[str], heavy: tuple[str, ...], cwd: Path) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["sweep"], ["plan"], ["export"], ["report"]])
+COMMANDS = [[], ["run"], ["sweep"], ["plan"], ["export"], ["report"], ["find-lr"], ["find-batch"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_neither_pydantic_nor_anything_heavy(command: list[str], tmp_path: Path) -> None:
     assert probe([*command, "--help"], ("pydantic", *HEAVY), tmp_path) == "code=0 heavy=[]"
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsexp import RunConfig, Training
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import prepare
 from bsexp.records import StepRecord
 
@@ -44,12 +44,6 @@ class Refusing(TorchDispatchMode):
         if moved or name in WAITING:
             raise AssertionError(f"{name} waits for the device")
         return func(*args, **kwargs)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    torch.set_num_threads(1)
-    return load_images("digits")
 
 
 @contextmanager

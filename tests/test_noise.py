@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from bsexp import RunConfig, Training
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.stream import Picks
 from bsexp.engine.noise import POINTS, NoiseLog, Norms, measuring_due
 from bsexp.engine.step import Updater
@@ -27,16 +27,6 @@ from tests.conftest import Bsexp
 from tests.test_engine import timeless, training, updater, weights
 from tests.test_gpu_paths import fp16_updater
 from tests.test_prefix import arm, planned
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def flat(model: torch.nn.Module) -> Tensor:

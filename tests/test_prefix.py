@@ -102,6 +102,35 @@ def test_the_reference_batch_matters_where_the_decay_is_counted_in_samples() -> 
         assert len(find_forks(runs)) == number
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "epochs"),
+    [
+        ((0, 0), (1, 3), 3),
+        ((1, 2), (1, 5), 2),
+        ((1, 5), (2, 2), 2),
+        ((2, 4), (1, 4), 4),
+        ((1, 0), (1, 1), 0),
+        ((0, 0), (1, 0), 0),
+    ],
+    ids=str,
+)
+def test_runs_in_other_orders_part_where_the_first_of_them_begins(
+    one: tuple[int, int], two: tuple[int, int], epochs: int
+) -> None:
+    runs = planned(**{str(k): arm("fixed-small", order=n, order_from=first) for k, (n, first) in enumerate((one, two))})
+    # Updates of 16 samples that lie wholly in the epochs before: 1,293 samples are 80.8 of them.
+    wanted = epochs * 1293 // 16 * 16
+    assert [fork.samples for fork in find_forks(runs).values()] == ([wanted] if epochs else [])
+
+
+def test_runs_in_one_order_share_beyond_the_place_where_it_begins() -> None:
+    runs = planned(one=arm("fixed-small", order=1, order_from=1), two=arm("lr-decay", STEP, order=1, order_from=1))
+    assert [fork.samples for fork in find_forks(runs).values()] == [5184]
+    # And with another schedule the earlier of both places counts.
+    runs = planned(one=arm("fixed-small"), two=arm("lr-decay", STEP, order=1, order_from=6))
+    assert [fork.samples for fork in find_forks(runs).values()] == [5184]
+
+
 SHAPES = st.sampled_from(
     [
         ("fixed-small", {}),
@@ -171,6 +200,11 @@ schedule = "growing-batch"
 epochs = 4
 milestones = [0.5, 0.8]
 factor = 3
+[arms.again]
+schedule = "fixed-small"
+epochs = 4
+order = 1
+order_from = 2
 [arms.short]
 schedule = "lr-decay"
 shape = "wsd"
@@ -209,8 +243,8 @@ def trained_wild(place: Path) -> int:
 def test_shared_beginnings_change_no_byte(alone: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "e.toml").write_text(FILE)
     found = finish(tmp_path, *SWEEP).document()
-    # Two seeds: one whole run, what two have left from the half on, the last fifth of a shorter one.
-    assert found["samples_trained"] - trained_wild(tmp_path) == pytest.approx(2 * 1293 * (4 + 2 + 2 + 0.6), rel=0.02)
+    # Two seeds: one whole run, what three have left from the half on, the last fifth of a shorter one.
+    assert found["samples_trained"] - trained_wild(tmp_path) == pytest.approx(2 * 1293 * (4 + 3 * 2 + 0.6), rel=0.02)
     assert contents(tmp_path / "results") == alone
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bsexp.analysis.hardware import HardwareTable
@@ -21,7 +22,8 @@ from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
 from bsexp.report import write_report
 from bsexp.report.groups import make_groups
-from bsexp.report.timing import Hardware, run_updates
+from bsexp.report.timing import Hardware
+from bsexp.report.updates import run_updates
 from bsexp.schedules import simulate
 from bsexp.store.hardware import write_hardware
 from bsexp.store.tables import Results
@@ -198,7 +200,7 @@ def table(path: Path, sizes: tuple[int, ...] = (1, 8, 128)) -> None:
 
 
 def test_measure_writes_a_table_that_report_and_plan_read(bsexp: Bsexp, tmp_path: Path) -> None:
-    sizes = ("--batch-sizes", "1,16", "--repeats", "3", "--threads", "1")
+    sizes = ("--batch-sizes", "1,16", "--repeats", "3", "--threads", "1", "--only", "hardware")
     result = bsexp("measure", *sizes, "--name", "mine", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
@@ -210,7 +212,8 @@ def test_measure_writes_a_table_that_report_and_plan_read(bsexp: Bsexp, tmp_path
     about = json.loads((tmp_path / "results/mine/hardware.json").read_text())
     assert (about["model"], about["dataset"], about["threads"], about["repeats"]) == ("mlp", "digits", 1, 3)
     assert str(tmp_path) not in json.dumps(about)
-    assert sorted(path.name for path in (tmp_path / "results/mine").iterdir()) == ["hardware.csv", "hardware.json"]
+    files = sorted(path.name for path in (tmp_path / "results/mine").iterdir())
+    assert files == ["hardware.csv", "hardware.json", "report"]
     planned = bsexp("plan", "fixed-small", "--hardware", document["file"], "--json", "--rows", "2", "--epochs", "2")
     (planned_time,) = json.loads(planned.stdout)["times"]
     # 2,586 samples in batches of 16, the last two of 13: 160 updates of 16, 2 of 13.
@@ -239,6 +242,33 @@ def test_report_takes_the_table_named_or_the_one_beside_the_results(bsexp: Bsexp
     assert (tmp_path / "results/runs/report/time.png").exists()
 
 
+def test_the_report_of_a_sweep_tells_times_too(bsexp: Bsexp, tmp_path: Path) -> None:
+    sweep = ("sweep", "--schedule", "fixed-small,growing-batch", "--seeds", "0", "--jobs", "1", *QUICK)
+    table(tmp_path / "t.csv")
+    found = bsexp(*sweep, "--hardware", "t.csv")
+    assert found.returncode == 0, found.stderr
+    assert "time on cpu" in found.stdout
+    times = pd.read_csv(tmp_path / "results/runs/report/times.csv")
+    assert times["arm"].to_list() == ["fixed-small", "growing-batch"]
+    assert times["seconds"][0] == pytest.approx(0.33)
+    # What was trained is reported, also where the table doesn't cover it.
+    table(tmp_path / "t.csv", sizes=(1, 8))
+    found = bsexp(*sweep, "--hardware", "t.csv")
+    assert found.returncode == 0, found.stderr
+    assert "batch size 16 is outside the measured 1 to 8" in found.stderr
+    assert (tmp_path / "results/runs/report/report.md").exists()
+    # As report does, with the table beside the results.
+    table(tmp_path / "results/runs/hardware.csv")
+    assert "time on cpu" in bsexp(*sweep).stdout
+
+
+def test_a_sweep_asks_for_its_table_before_it_trains(bsexp: Bsexp, tmp_path: Path) -> None:
+    found = bsexp("sweep", "--schedule", "fixed-small", "--seeds", "0", *QUICK, "--hardware", "nothing.csv")
+    assert found.returncode == 2
+    assert "--hardware: nothing.csv: no such file" in found.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None:
     table(tmp_path / "t.csv")
     arms = '[arms.a]\nschedule = "fixed-small"\n[arms.b]\nschedule = "growing-batch"\n'
@@ -248,7 +278,7 @@ def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None
     assert document["times"][0]["seconds"] == pytest.approx(0.33)
     # With 4 workers: 11 updates of 4 each, two of 3: 13 * 10 ms + 50 ms.
     assert document["times"][1]["seconds"] == pytest.approx(0.18)
-    assert "of the first" in bsexp("plan", "e.toml", "--hardware", "t.csv").stdout
+    assert "in brackets: of the first arm's time" in bsexp("plan", "e.toml", "--hardware", "t.csv").stdout
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from bsexp.signals.barrier import loss_barrier
 from bsexp.signals.cabs import cabs_batch
+from bsexp.signals.calibration import calibration_error
 from bsexp.signals.cosine import batch_for_cosine, expected_cosine, half_batch_cosine
+from bsexp.signals.disagreement import disagreement
 from bsexp.signals.diversity import diversity_batch, gradient_diversity
 from bsexp.signals.gain import gain
 from bsexp.signals.noise import Noise, unbiased_noise, within_epoch
 from bsexp.signals.norm_test import norm_test_batch
+from bsexp.signals.sharpness import lr_sharpness, stability_edge
 from bsexp.signals.simple import b_simple
 from bsexp.signals.smoothing import Average, half_life
 
@@ -131,6 +135,64 @@ def test_cabs_by_hand() -> None:
     assert cabs_batch(0.05, 3200.0, 2.1, 0.1) == pytest.approx(80)
 
 
+def test_the_barrier_of_a_double_well_is_its_hill_above_the_line_between_the_wells() -> None:
+    """(x^2 - 1)^2 + x/4 from -1 to 1: the line runs from -1/4 to 1/4, the hill stands 1 above it at x = 0."""
+    for points in (3, 11, 101):
+        places = [-1 + 2 * k / (points - 1) for k in range(points)]
+        assert loss_barrier([(x * x - 1) ** 2 + x / 4 for x in places]) == pytest.approx(1.0)
+    # Four points miss the top: they stand at x = -1/3 and 1/3, where (1/9 - 1)^2 = 64/81.
+    assert loss_barrier([(x * x - 1) ** 2 + x / 4 for x in (-1, -1 / 3, 1 / 3, 1)]) == pytest.approx(64 / 81)
+
+
+def test_there_is_no_barrier_down_a_slope_or_through_a_valley() -> None:
+    assert loss_barrier([3.0, 2.0, 1.0]) == 0
+    assert loss_barrier([1.0, 0.2, 1.0]) == 0
+    assert loss_barrier([1.0, math.inf, 1.0]) == math.inf
+    assert loss_barrier([1.0, math.nan, 1.0]) == math.inf
+
+
+def test_disagreement_counts_examples_and_knows_no_truth() -> None:
+    assert disagreement([0, 1, 2, 3], [0, 1, 2, 3]) == 0
+    assert disagreement([0, 1, 2, 3, 4], [0, 1, 9, 9, 4]) == pytest.approx(0.4)
+    # At most the sum of the errors: here 2 of 5 and 1 of 5 wrong, on different examples.
+    truth, one, two = [0] * 5, [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]
+    wrong = [disagreement(truth, each) for each in (one, two)]
+    assert disagreement(one, two) == pytest.approx(sum(wrong))
+
+
+def test_the_calibration_error_is_that_of_bins_filled_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    confidences = torch.rand(500, generator=generator).double()
+    confidences[:3] = torch.tensor([0.0, 1.0, 1 / 15])  # the edges: first bin, last bin, first bin
+    right = torch.rand(500, generator=generator).double() < confidences**2
+    expected = 0.0
+    for k in range(15):
+        inside = (confidences > k / 15) & (confidences <= (k + 1) / 15)
+        inside |= (confidences == 0) & (k == 0)
+        if inside.any():
+            gap = right[inside].double().mean() - confidences[inside].mean()
+            expected += float(inside.double().mean() * gap.abs())
+    assert calibration_error(confidences.tolist(), right.tolist()) == pytest.approx(expected, abs=1e-12)
+    assert 0.05 < expected < 0.3
+    # 1,000 predictions with .8 of which 600 are right.
+    assert calibration_error([0.8] * 1000, [k < 600 for k in range(1000)]) == pytest.approx(0.2)
+
+
+def test_beyond_the_edge_gradient_descent_with_momentum_grows_and_below_it_shrinks() -> None:
+    for momentum in (0.0, 0.5, 0.9):
+        for share, grows in ((0.99, False), (1.01, True)):
+            weight = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+            curvature = 3.0
+            rate = share * stability_edge(momentum) / curvature
+            assert lr_sharpness(curvature, rate) == pytest.approx(share * 2 * (1 + momentum))
+            optimizer = torch.optim.SGD([weight], lr=rate, momentum=momentum)
+            for _ in range(4000):
+                optimizer.zero_grad()
+                (curvature * weight.square().sum() / 2).backward()
+                optimizer.step()
+            assert (abs(float(weight.detach())) > 1) == grows
+
+
 def test_an_average_forgets_half_in_its_half_life_whatever_the_steps() -> None:
     one = Average().follow(4.0, 100, 50.0)
     many = Average()
@@ -172,6 +234,17 @@ def test_what_has_no_value_is_nan_and_never_clamped() -> None:
         lambda: cabs_batch(0.0, 1.0, 0.5),
         lambda: gain(-1.0, 2.0, 2, 1),
         lambda: gain(0.0, 0.0, 2, 1),
+        lambda: loss_barrier([1.0, 2.0]),
+        lambda: loss_barrier([math.inf, 2.0, 1.0]),
+        lambda: disagreement([], []),
+        lambda: disagreement([1], [1, 2]),
+        lambda: calibration_error([], []),
+        lambda: calibration_error([0.5], [True, False]),
+        lambda: calibration_error([1.1], [True]),
+        lambda: calibration_error([0.5], [True], 0),
+        lambda: lr_sharpness(math.nan, 0.1),
+        lambda: lr_sharpness(3.0, -0.1),
+        lambda: stability_edge(1.0),
     ],
 )
 def test_what_lies_outside_a_signals_validity_is_refused(call: object) -> None:

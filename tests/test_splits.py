@@ -5,14 +5,9 @@ import torch
 
 from bsexp import RunConfig
 from bsexp.data import splits
-from bsexp.data.sources import Images, load_images
+from bsexp.data.sources import Images
 from bsexp.data.splits import Part, prepare, stratified
 from bsexp.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return load_images("digits")
 
 
 def config(**options: object) -> RunConfig:

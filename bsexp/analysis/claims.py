@@ -17,7 +17,7 @@ from bsexp.errors import UsageError, nearest
 KINDS = ("two-arms", "best-of-a-set", "slope", "ratio")
 TRAINED = "finished"
 FAILURES = ("diverged", "collapsed", "oom")
-LOSSES = ("loss", "seconds", "memorised", "gap", "samples", "updates", "memory", "error")
+LOSSES = ("loss", "seconds", "memorised", "gap", "samples", "updates", "memory", "error", "sharpness")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,10 @@ class Claim:
     `margin_points`: hundredths of the outcome's unit (points of accuracy, .01 nats). At most one of both.
     `control`: an arm that must be worse than arms[1]; equivalent, not-worse and not-better need one (two-arms, best).
     `looks`: numbers of seeds at which the claim is judged, the last one all of them; empty: once, at the end.
-    `lower_is_better`: None takes it from the outcome's name (loss, seconds, samples, updates ... are costs).
-    `num_test`: test images, to print a margin of accuracy in images. UsageError for what does not fit together.
+    `lower_is_better`: None takes it from the outcome's name (loss, seconds, samples, updates ... are costs; of
+    disagreement and barrier, which say how far two runs have come apart, more counts as better).
+    `num_test`: test images, to print a margin of accuracy in images; None: as many as there are predictions for.
+    UsageError for what does not fit together.
     """
 
     name: str

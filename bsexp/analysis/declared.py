@@ -6,7 +6,7 @@ is settled here, and nothing of it is guessed from results.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import UsageError, nearest, shown
@@ -28,18 +28,35 @@ OUTCOMES = (
     *("updates", "samples", "train_seconds"),
 )
 TO_TARGET = ("samples_to_target", "updates_to_target", "seconds_to_target", "budget_to_target")
+# Of a run where it reached the target: equal training loss, where that is the target.
+AT_TARGET = ("val_loss_at_target", "val_accuracy_at_target")
+# Of a run and the one of its twin (analysis.twins).
+OF_TWINS = ("disagreement", "barrier")
+# Of kept weights (`save_model`), and of the predictions' confidences: measured after the run (sweep.inspecting).
+OF_WEIGHTS = ("sharpness", "lr_sharpness", "barrier")
+INSPECTED = (*OF_WEIGHTS, "calibration_error")
 LADDER = "budget="
 
 
 @dataclass(frozen=True)
 class Design:
-    """What claims are about: the experiment's arms with their settings, its seeds and whether it names a target."""
+    """What claims are about: the experiment's arms with their settings, its seeds and whether it names a target.
+
+    `rates`: by arm, the arm whose tuned rate it takes and what that is multiplied by.
+    """
 
     arms: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...] = ()
     looks: tuple[int, ...] = ()
     target: bool = False
+    rates: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+
+    def twin_of(self, arm: str) -> str:
+        """The one twin of `arm`; UsageError otherwise."""
+        from bsexp.analysis.twins import twin_of
+
+        return twin_of(arm, self.arms, self.rates, bool(self.tuning_seeds))
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,7 @@ def _read(table: Mapping[str, Any], place: str, design: Design) -> Declared:
     kind = _kind(table, place)
     arms, positions = _arms(table, kind, place, design)
     control = table.get("control")
+    control = None if control is None else _cell(control, f"{place}.control", design)
     claim = Claim(
         name=table["text"],
         arms=arms,
@@ -96,14 +114,25 @@ def _read(table: Mapping[str, Any], place: str, design: Design) -> Declared:
         kind=kind,
         margin=table.get("margin"),
         margin_points=table.get("margin_points"),
-        control=None if control is None else _cell(control, f"{place}.control", design),
+        control=control,
         tuning_seeds=design.tuning_seeds,
         positions=positions,
         expected=table.get("expected", 0.0),
         looks=design.looks,
     )
+    if claim.outcome in OF_TWINS:
+        for arm in (*arms_of(claim), *([control] if control else [])):
+            try:
+                design.twin_of(arm)
+            except UsageError as error:
+                raise error.within(f"{place}.metric: {claim.outcome}") from None
     told = {key: table[key] for key in ("source", "sd", "effect", "pool") if key in table}
     return Declared(claim, table["text"], **told)
+
+
+def arms_of(claim: "Claim") -> list[str]:
+    """The arms that a claim compares, those of both sets where it compares sets."""
+    return list(dict.fromkeys(arm for each in claim.arms for arm in (each if isinstance(each, tuple) else (each,))))
 
 
 def _check(table: Mapping[str, Any], place: str, design: Design) -> None:
@@ -122,10 +151,10 @@ def _check(table: Mapping[str, Any], place: str, design: Design) -> None:
             raise UsageError(f"{place}.{key}", "missing", "a claim has text, compare, metric and expect")
     if table["expect"] not in WORDS:
         raise UsageError(f"{place}.expect", shown(table["expect"]), nearest(table["expect"], WORDS))
-    known = (*OUTCOMES, *TO_TARGET)
+    known = tuple(dict.fromkeys((*OUTCOMES, *OF_TWINS, *INSPECTED, *TO_TARGET, *AT_TARGET)))
     if table["metric"] not in known:
         raise UsageError(f"{place}.metric", shown(table["metric"]), nearest(table["metric"], known))
-    if table["metric"] in TO_TARGET and not design.target:
+    if table["metric"] in (*TO_TARGET, *AT_TARGET) and not design.target:
         raise UsageError(f"{place}.metric", shown(table["metric"]), "name the target: [target] val_accuracy = 0.8")
 
 

@@ -14,6 +14,7 @@ from bsexp.config import RunConfig
 from bsexp.errors import BsexpError
 from bsexp.planning import micro_batch_sizes
 from bsexp.schedules import simulate
+from bsexp.schedules.closed import ClosedLoop
 from bsexp.schedules.planned import Planned
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def facts_of(results: "Results", arms: Iterable[str], chosen: Mapping[str, float
 
 def scope_of(results: "Results", arm: str) -> str:
     """What a verdict on this arm speaks of: model, data, budget and optimizer, as one phrase; empty if not known."""
-    config = _config(results, arm, None)
+    config = config_of(results, arm)
     if config is None:
         return ""
     rows = runs_of(results, arm, None)
@@ -52,7 +53,8 @@ def runs_of(results: "Results", arm: str, lr: float | None) -> "pandas.DataFrame
     return mine if lr is None else mine[(mine["lr"] / lr - 1).abs() < 1e-9]
 
 
-def _config(results: "Results", arm: str, lr: float | None) -> RunConfig | None:
+def config_of(results: "Results", arm: str, lr: float | None = None) -> RunConfig | None:
+    """An arm's settings as a run's, at `lr` where it is given; None where they aren't kept or can't be made here."""
     settings: dict[str, Any] = dict(results.arms.get(arm, {}))
     if not settings.get("schedule"):
         return None
@@ -72,7 +74,7 @@ def _num_train(results: "Results", rows: "pandas.DataFrame") -> int | None:
 
 def _facts(results: "Results", arm: str, lr: float | None) -> Facts:
     rows = runs_of(results, arm, lr)
-    config, num_train = _config(results, arm, lr), _num_train(results, rows)
+    config, num_train = config_of(results, arm, lr), _num_train(results, rows)
     known: dict[str, Any] = {
         "total_shrink": _mean(rows, "total_shrink"),
         "last": _mean(rows, "val_accuracy"),
@@ -97,10 +99,14 @@ def _mean(rows: "pandas.DataFrame", column: str) -> float | None:
 
 def _planned(config: RunConfig, num_train: int) -> dict[str, Any]:
     schedule, total = config.build_schedule(), config.total_samples(num_train)
+    ground = schedule.ground if isinstance(schedule, ClosedLoop) else schedule
+    share = ground.warmup_share(total, num_train) if isinstance(ground, Planned) else 0.0
+    warm = round(share * total)
+    if isinstance(schedule, ClosedLoop) and not schedule.others:
+        # What was decided differs from seed to seed.
+        return {"warmup_samples": warm}
     updates = list(simulate(schedule, total_samples=total, num_train=num_train))
     sizes = [update.batch_size for update in updates]
-    share = schedule.warmup_share(total, num_train) if isinstance(schedule, Planned) else 0.0
-    warm = round(share * total)
     after = [(update.batch_size, update.lr, update.momentum) for update in updates if update.samples >= warm]
     # The last two updates share what remains; their own size is no phase.
     phases = [len(list(same)) for _, same in groupby(after[:-2])]

@@ -14,6 +14,7 @@ from bsexp.analysis.paired import Estimate
 
 FEWEST_SEEDS = 12
 FEWEST_SIZES = 5
+FEWEST_TUNED = 4
 RESAMPLES = 4000
 STEPS_PER_OCTAVE = 64
 
@@ -73,7 +74,8 @@ class Fit:
     """A fitted number with its interval, and what may be said of it.
 
     `says`: "estimate" (the interval lies inside what the data can pin down), "at least" (only `estimate.low` holds),
-    "at most" (only `estimate.high`), or "nothing". `scale`: the fit's other parameter (s_min), None without one.
+    "at most" (only `estimate.high`), or "nothing". `scale`: the fit's other parameter (s_min; the rate
+    at a batch of 1), None without one.
     """
 
     estimate: Estimate
@@ -166,32 +168,37 @@ def _critical(batch: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def lr_exponent(
-    sizes: Sequence[float],
-    rates: np.ndarray,
-    generator: np.random.Generator,
-    at_edge: Sequence[float] = (),
-    level: float = 0.95,
+    sizes: Sequence[float], rates: Sequence[float], step: float, unbounded: Sequence[float] = (), level: float = 0.95
 ) -> Fit:
-    """The exponent e of tuned lr ~ B^e: mean over seeds of the slope of log2 lr on log2 B, with its BCa interval.
+    """The exponent e of tuned lr ~ B^e: the slope of log2 lr on log2 B, with its t-interval on k - 2.
 
-    0: no scaling; .5: square root; 1: linear. `rates`: best lr, shape (seeds, k), k >= 3 different sizes. `at_edge`:
-    sizes whose best lr lies within two of its grid's edge, where the true best may lie beyond: with any, the exponent
-    is a description of the grid and nothing is said. ValueError for another shape or a rate not above 0.
+    0: no scaling; .5: square root; 1: linear. `sizes`: k different batch sizes; `rates`: the best lr tried at each;
+    `step`: the largest factor from one of these to the next rate of its grid. A best rate is known to half a step, so
+    the interval reaches at least as far as a line may be tilted within half a step at either end. `unbounded`: sizes
+    whose true best may lie beyond the rates tried; they are left out, with a note. Fewer than 4 others: nothing is
+    said. ValueError for numbers that are not above 0, sizes that are not different, or a step not above 1.
     """
-    table = np.asarray(rates, dtype=float)
-    batch = np.asarray(sizes, dtype=float)
-    if table.ndim != 2 or table.shape[1:] != batch.shape or not len(table) or len(set(sizes)) < 3 or (batch <= 0).any():
-        raise ValueError(f"rates are seeds x 3 or more sizes above 0, got {table.shape} for {list(sizes)}")
-    if not (np.isfinite(table) & (table > 0)).all():
-        raise ValueError("learning rates are above 0 and finite")
-    places = np.log2(batch) - np.log2(batch).mean()
-    slopes = (np.log2(table) @ places / float(places @ places))[:, None]
-    notes = [f"At batch size {size:g} the best rate lies near the edge of its grid." for size in at_edge]
-    if len(table) < FEWEST_SEEDS:
-        notes.append(f"{len(table)} seeds: an interval needs {FEWEST_SEEDS}.")
-        return Fit(Estimate(float(slopes.mean()), None, None, len(table)), "nothing", None, tuple(notes))
-    estimate = bca(slopes, lambda means: means[:, 0], generator, level)
-    return Fit(estimate, "nothing" if notes else "estimate", None, tuple(notes))
+    batch, best = (np.asarray(each, dtype=float) for each in (sizes, rates))
+    if batch.shape != best.shape or len(set(sizes)) < len(sizes) or not step > 1:
+        raise ValueError(f"needs a rate for each of different sizes and a step above 1, got {sizes}, {rates}, {step}")
+    if not all((np.isfinite(each) & (each > 0)).all() for each in (batch, best)):
+        raise ValueError(f"batch sizes and learning rates are above 0 and finite, got {sizes} and {rates}")
+    known = ~np.isin(batch, np.asarray(unbounded, dtype=float))
+    notes = [
+        f"Batch size {size:g} is not in the fit: its best rate may lie beyond those tried." for size in batch[~known]
+    ]
+    batch, best = np.log2(batch[known]), np.log2(best[known])
+    num = len(batch)
+    if num < FEWEST_TUNED:
+        notes.append(f"{num} batch sizes whose best rate is known: an exponent needs {FEWEST_TUNED}.")
+        return Fit(Estimate(0.0, None, None, num), "nothing", None, tuple(notes))
+    places = batch - batch.mean()
+    slope = float(places @ best / (places @ places))
+    left = best - best.mean() - slope * places
+    error = math.sqrt(float(left @ left) / (num - 2) / float(places @ places))
+    half = max(float(stdtrit(num - 2, (1 + level) / 2)) * error, math.log2(step) / float(np.ptp(batch)))
+    scale = 2.0 ** float(best.mean() - slope * batch.mean())
+    return Fit(Estimate(slope, slope - half, slope + half, num), "estimate", scale, tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ class Contrasts:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """What the runs say about a claim. `missing`: (arm, seed) not there. `uneven`: McNemar; None without failures."""
+    """What the runs say about a claim. `missing`: (arm, seed) not there. `uneven`: McNemar; None without failures.
+
+    `unmeasured`: those of `missing` whose run has trained, and has no such outcome.
+    """
 
     arms: tuple[str, ...]
     contrasts: Contrasts
@@ -46,6 +49,7 @@ class Gathered:
     uneven: Sides | None = None
     notes: tuple[str, ...] = ()
     num_missed: int = 0
+    unmeasured: tuple[tuple[str, int], ...] = ()
 
     @property
     def failed(self) -> tuple[int, int]:
@@ -62,6 +66,7 @@ def gather(claim: Claim, outcomes: Outcomes, seeds: Sequence[int] | None = None)
         return None
     needed = (*arms, claim.control) if claim.control is not None else arms
     missing = tuple((arm, seed) for arm in needed for seed in seeds if not _there(outcomes.get((arm, seed)), claim))
+    unmeasured = tuple(run for run in missing if (record := outcomes.get(run)) and record.status == TRAINED)
     failures = {arm: _failures(arm, seeds, outcomes, claim) for arm in needed}
     uneven = None
     if claim.kind == "ratio":
@@ -75,7 +80,7 @@ def gather(claim: Claim, outcomes: Outcomes, seeds: Sequence[int] | None = None)
         alone = [(one, other) for one, other in zip(*states, strict=True) if one != other]
         first = sum(one for one, _ in alone)
         uneven = mcnemar(first, len(alone) - first) if any(map(any, states)) else None
-    return Gathered(arms, contrasts, failures, missing, uneven, tuple(notes), missed)
+    return Gathered(arms, contrasts, failures, missing, uneven, tuple(notes), missed, unmeasured)
 
 
 def _value(record: Record | None, claim: Claim) -> float | None:

@@ -21,6 +21,9 @@ from bsexp.records import HardwareRow
 LEVEL = 0.95
 NEAR_BEST = 0.9
 
+# A worker is useful where at least this share of its time saves some.
+USEFUL = 0.5
+
 Updates = Mapping[int, float]
 """How many updates a run makes at each batch size; fractions of one where several runs were averaged."""
 
@@ -110,6 +113,28 @@ def worker_share(batch_size: int, workers: int) -> int:
     return -(-batch_size // workers)
 
 
+@dataclass(frozen=True)
+class AllReduce:
+    """What it costs workers to add up their gradients of `num_bytes` bytes, by the alpha-beta model of a ring.
+
+    2 (P - 1) messages of num_bytes / P bytes one after another, each `latency` (alpha) seconds and its bytes over
+    `bandwidth` (1 / beta) in bytes/s: Thakur, Rabenseifner and Gropp 2005, 10.1177/1094342005051521, for long vectors.
+    Nothing of it is hidden behind the backward pass.
+    """
+
+    latency: float
+    bandwidth: float
+    num_bytes: int
+
+    def seconds(self, workers: int) -> float:
+        """Seconds of one update's all-reduce.
+
+        >>> AllReduce(latency=0.001, bandwidth=1e6, num_bytes=4000).seconds(4)
+        0.012
+        """
+        return 2 * (workers - 1) * (self.latency + self.num_bytes / workers / self.bandwidth)
+
+
 def count_sizes(batch_sizes: Iterable[int]) -> dict[int, float]:
     """The batch sizes of a run's updates, counted.
 
@@ -139,8 +164,14 @@ class Modelled:
     high: float
 
 
-def modelled_seconds(table: HardwareTable, updates: Updates, workers: int = 1, level: float = LEVEL) -> Modelled:
-    """Seconds of all `updates` on `table`, each shared by `workers` ideal workers.
+def modelled_seconds(
+    table: HardwareTable,
+    updates: Updates,
+    workers: int = 1,
+    level: float = LEVEL,
+    all_reduce: AllReduce | None = None,
+) -> Modelled:
+    """Seconds of all `updates` on `table`, each shared by `workers` that talk as `all_reduce` says (None: for nothing).
 
     The sum is linear in the measured seconds s_i, so that its variance is the sum of (weight_i * spread_i)^2. Raises
     UsageError where an update's size was not measured, ValueError for a run without updates.
@@ -152,15 +183,20 @@ def modelled_seconds(table: HardwareTable, updates: Updates, workers: int = 1, l
     if not updates:
         raise ValueError("a run has updates, got none")
     weights = table._weights(updates, workers)
-    value = float(weights @ np.array(table.seconds_per_update))
+    value = float(weights @ np.array(table.seconds_per_update)) + _talking(updates, workers, all_reduce)
     error = float(np.linalg.norm(weights * np.array(table.spread)))
     return _around(value, error / value, level)
 
 
 def time_ratio(
-    table: HardwareTable, first: Updates, second: Updates, workers: int = 1, level: float = LEVEL
+    table: HardwareTable,
+    first: Updates,
+    second: Updates,
+    workers: int = 1,
+    level: float = LEVEL,
+    all_reduce: AllReduce | None = None,
 ) -> Modelled:
-    """Seconds of `first` over those of `second` on `table`, each update shared by `workers` ideal workers.
+    """Seconds of `first` over those of `second` on `table`, each update shared by `workers` as in `modelled_seconds`.
 
     Both times are made of the same measured seconds: to first order log(T1 / T2) moves with s_i by w1_i / T1 - w2_i /
     T2, so that what both need alike cancels. Equal updates have a ratio of exactly 1. Raises UsageError where an
@@ -168,9 +204,52 @@ def time_ratio(
     """
     seconds, spread = np.array(table.seconds_per_update), np.array(table.spread)
     one, two = table._weights(first, workers), table._weights(second, workers)
-    above, below = float(one @ seconds), float(two @ seconds)
+    above = float(one @ seconds) + _talking(first, workers, all_reduce)
+    below = float(two @ seconds) + _talking(second, workers, all_reduce)
     error = float(np.linalg.norm((one / above - two / below) * spread))
     return _around(above / below, error, level)
+
+
+def _talking(updates: Updates, workers: int, all_reduce: AllReduce | None) -> float:
+    return num_updates(updates) * all_reduce.seconds(workers) if all_reduce else 0.0
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """A run whose every update has as many workers as are useful: at its smallest and its largest batch, its seconds,
+    and the mean number of workers over them."""
+
+    fewest: int
+    most: int
+    seconds: float
+    mean_workers: float
+
+
+def elastic(
+    table: HardwareTable, updates: Updates, choice: Sequence[int], all_reduce: AllReduce | None = None
+) -> Elastic:
+    """A run whose updates have the most workers of `choice` (1 among them) that are useful at their batch size.
+
+    Useful: with them an update of B samples takes at most seconds(B) / (USEFUL P). Raises UsageError where a size was
+    not measured.
+
+    >>> table = HardwareTable("cpu", (1, 3), (0.2, 0.4), (0.0, 0.0), (None, None))
+    >>> found = elastic(table, {1: 1.0, 3: 2.0}, (1, 3))
+    >>> found.fewest, found.most, round(found.seconds, 9), round(found.mean_workers, 9)
+    (1, 3, 0.6, 2.333333333)
+    """
+    total = spent = 0.0
+    used = {}
+    for size, count in updates.items():
+        alone = table.seconds(size)
+        for workers in sorted(choice, reverse=True):
+            seconds = modelled_seconds(table, {size: 1.0}, workers, all_reduce=all_reduce).value
+            if workers == 1 or seconds * workers * USEFUL <= alone:
+                break
+        used[size] = workers
+        total += count * seconds
+        spent += count * seconds * workers
+    return Elastic(used[min(used)], used[max(used)], total, spent / total)
 
 
 def _around(value: float, relative_error: float, level: float) -> Modelled:

@@ -151,6 +151,8 @@ def _p(claim: Claim, found: Gathered | None, tests: list[Evidence]) -> float:
 def _word(claim: Claim, found: Gathered, tests: list[Evidence], both: tuple[Levels, Levels], share: float) -> Word:
     if found.missing:
         pairs = len({seed for _, seed in found.missing})
+        if len(found.unmeasured) == len(found.missing):
+            return Word("inconclusive", f"not measured on {pairs} of {len(claim.seeds)} seeds")
         return Word("inconclusive", f"unfinished: {pairs} of {len(claim.seeds)} seeds missing")
     if _fewest(found.contrasts) < FEWEST_PAIRS:
         given = Word("inconclusive", f"fewer than {FEWEST_PAIRS} pairs")
@@ -226,8 +228,9 @@ def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None,
         size = claim.margin * effect.mean if effect else None
     elif size is not None and effect and effect.mean > 0:
         share = size / effect.mean
-    known = size is not None and claim.num_test is not None and "accuracy" in claim.outcome
-    return size, share, size * claim.num_test if known and size is not None and claim.num_test else None, effect
+    images = claim.num_test or (given.matrices["difference"].shape[1] if given.matrices else 0)
+    known = size is not None and images and "accuracy" in claim.outcome
+    return size, share, size * images if known and size is not None else None, effect
 
 
 def _notes(claim: Claim, outcomes: Outcomes, found: Gathered, told: Word, alpha: float) -> list[str]:

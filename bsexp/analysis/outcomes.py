@@ -5,14 +5,19 @@ another tuning, are not mixed in.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bsexp.analysis.claims import Record
-from bsexp.analysis.declared import LADDER, TO_TARGET, cells_of
+import numpy as np
+
+from bsexp.analysis.claims import FAILURES, TRAINED, Record
+from bsexp.analysis.declared import AT_TARGET, INSPECTED, LADDER, OF_TWINS, TO_TARGET, cells_of
 from bsexp.analysis.targets import budget_to_target, first_crossing
-from bsexp.store.predictions import read_examples
+from bsexp.analysis.twins import find_twins
+from bsexp.signals.disagreement import disagreement
+from bsexp.store.inspected import read_inspected
+from bsexp.store.predictions import read_classes, read_examples
 
 if TYPE_CHECKING:
     import pandas
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 BUDGET, END = "budget", "end"  # Of a rung: its epochs, and the target's outcome at its end.
 Found = dict[tuple[str, int], Record]
+Hashes = dict[tuple[str, int], str]  # Of the run of an arm and a seed, the config hash.
 
 
 def chosen_rates(results: "Results") -> dict[str, float]:
@@ -43,21 +49,67 @@ def outcomes_of(results: "Results", wanted: Iterable[str], chosen: Mapping[str, 
     target = next(iter(results.definition.get("target", {}).items()), None)
     curves = dict(list(results.evals.groupby("config_hash"))) if target else {}
     found: Found = {}
+    hashes: Hashes = {}
+    afterwards = [outcome for outcome in wanted if outcome in INSPECTED]
+    inspected = read_inspected(results.place.inspected) if afterwards else {}
     for row in results.runs.to_dict("records"):
         arm = arm_of(results, str(row["arm"]))
         if arm in chosen and not math.isclose(row["lr"], chosen[arm], rel_tol=1e-9):
             continue
         key = str(row["config_hash"])
-        values = {name: _number(row.get(name)) for name in wanted if name not in TO_TARGET}
+        values = {name: _number(row.get(name)) for name in wanted if name not in (*TO_TARGET, *AT_TARGET)}
         if target and key in curves:
             values |= _crossings(curves[key], *target)
             # In epochs: a run that diverged has seen fewer samples than its rung has.
             values[BUDGET], values[END] = _number(row["epochs"]), _number(row.get(target[0]))
+        if key in inspected:
+            values |= {outcome: getattr(inspected[key], outcome) for outcome in afterwards}
         mine = {outcome: by_hash[key] for outcome, by_hash in examples.items() if key in by_hash}
         found[arm, int(row["seed"])] = Record(str(row["status"]), values, mine)
+        hashes[arm, int(row["seed"])] = key
     if target:
         _add_ladders(found, target)
+    if of_twins := [outcome for outcome in wanted if outcome in OF_TWINS]:
+        twins = twins_of(results)
+        if "disagreement" in of_twins:
+            _add_disagreements(found, twins, results, hashes)
+        _fail_with_twins(found, of_twins, twins)
     return _tuning_records(results, chosen) | found
+
+
+def twins_of(results: "Results") -> dict[str, str]:
+    """The twin of each arm that has exactly one; a variant of [sensitivity] has it among the variants of its kind."""
+    definition = results.definition
+    variants = definition.get("variants", {})
+    rates = {arm: (str(rate["of"]), float(rate["times"])) for arm, rate in definition.get("rates", {}).items()}
+    kinds: dict[str, dict[str, Any]] = {}
+    for arm, settings in definition.get("arms", {}).items():
+        kinds.setdefault(variants[arm]["what"] if arm in variants else "", {})[arm] = settings
+    found = [find_twins(arms, rates, "tune" in definition) for arms in kinds.values()]
+    return {arm: twins[0] for each in found for arm, twins in each.items() if len(twins) == 1}
+
+
+def _add_disagreements(found: Found, twins: Mapping[str, str], results: "Results", hashes: Hashes) -> None:
+    """disagreement, for the runs whose twin has trained too."""
+    classes = read_classes(results.place)
+    for (arm, seed), record in list(found.items()):
+        mate = found.get((twins[arm], seed)) if arm in twins else None
+        if mate is None or not record.status == mate.status == TRAINED:
+            continue
+        mine, other = (classes.get(hashes[name, seed]) for name in (arm, twins[arm]))
+        if mine is None or other is None:
+            continue
+        share = disagreement(mine.tolist(), other.tolist())
+        examples = {**record.examples, "disagreement": (mine != other).astype("uint8")}
+        found[arm, seed] = replace(record, values={**record.values, "disagreement": share}, examples=examples)
+
+
+def _fail_with_twins(found: Found, outcomes: Sequence[str], twins: Mapping[str, str]) -> None:
+    """The `outcomes` of a run and its twin are infinite where the twin failed: a failure of both, not a run missing."""
+    for (arm, seed), record in list(found.items()):
+        mate = found.get((twins[arm], seed)) if arm in twins else None
+        if mate is not None and record.status == TRAINED and mate.status in FAILURES:
+            found[arm, seed] = replace(record, values={**record.values, **dict.fromkeys(outcomes, math.inf)})
 
 
 def arm_of(results: "Results", name: str) -> str:
@@ -70,9 +122,10 @@ def _number(value: Any) -> float | None:
 
 
 def _crossings(rows: "pandas.DataFrame", name: str, target: float) -> dict[str, float | None]:
-    """Samples, updates and seconds to the target within one run, interpolated in each.
+    """Samples, updates and seconds to the target within one run, and how well it does there, interpolated in each.
 
-    Weights that reach it untrained did not get there by training: the evaluation at 0 then doesn't count.
+    Weights that reach it untrained did not get there by training: the evaluation at 0 then doesn't count. AT_TARGET is
+    left out where the target was missed.
     """
     rising = "accuracy" in name
     first = rows[name].iloc[0]
@@ -85,6 +138,11 @@ def _crossings(rows: "pandas.DataFrame", name: str, target: float) -> dict[str, 
         kept = [k for k in range(len(places)) if not k or places[k] > places[k - 1]]
         crossing = first_crossing([places[k] for k in kept], [values[k] for k in kept], target, rising)
         found[f"{clock}_to_target"] = crossing
+    reached = found["samples_to_target"] or math.inf
+    for outcome in AT_TARGET if math.isfinite(reached) else ():
+        column = outcome.removesuffix("_at_target")
+        if column in rows:
+            found[outcome] = float(np.interp(reached, rows["samples"], rows[column]))
     return found
 
 

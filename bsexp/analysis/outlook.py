@@ -1,19 +1,21 @@
-"""What declared claims can come to, before anything is trained: smallest p, smallest effect to be seen, power.
+"""What declared claims can come to, before and after anything is trained: smallest p, smallest effect seen, power.
 
 The one rule: a design is underpowered where no data whatever could support a claim's word, or where the spread and the
 effect that it states give it less than POWER_WANTED; what nobody stated is told in units of the spread, not guessed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bsexp.analysis.claims import Claim
+from bsexp.analysis.claims import Claim, Verdict
 from bsexp.analysis.declared import Declared
 from bsexp.analysis.exact import EXACT_LIMIT, SAMPLED_FLIPS
 from bsexp.analysis.judging import ALPHA
 from bsexp.analysis.looks import look_levels
+from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.power import power_better, power_equivalent, power_with_control
 from bsexp.analysis.words import FEWEST_PAIRS, WITHOUT_DIFFERENCE
 
@@ -71,6 +73,18 @@ def effect_found(claim: Claim, outlook: Outlook) -> float | None:
     """
     power = _power(claim, outlook.num_pairs, outlook.alpha)
     return detectable(power) if power and not outlook.lacking else None
+
+
+def found_with(verdict: Verdict) -> tuple[float, float] | None:
+    """The standard deviation over seeds of a verdict's difference, and the true difference that is found at that spread
+    with POWER_WANTED at the level of the verdict; both in the outcome's unit. None where there is no spread to know.
+    """
+    found = verdict.estimate
+    if found is None or not found.half_width:
+        return None
+    spread = found.half_width * math.sqrt(found.num) / t_quantile(found.num, 1 - verdict.alpha)
+    least = detectable(lambda effect, _: power_better(found.num, effect, 1.0, verdict.alpha))
+    return None if least is None else (spread, least * spread)
 
 
 def _smallest(num: int) -> float:

@@ -4,7 +4,7 @@ The one rule: what is judged is what was declared before the data: the claims, m
 was declared later, or otherwise, gets an estimate and no word.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from bsexp.analysis.claims import Claim, Outcomes, Verdict
 from bsexp.analysis.declared import EXPECTED, Declared, Design, read_claims
-from bsexp.analysis.judging import judge
+from bsexp.analysis.judging import ALPHA, judge
 from bsexp.analysis.outcomes import chosen_rates, outcomes_of
 from bsexp.analysis.words import after_tuning
 from bsexp.store.lock import changes, declaration, read_lock
@@ -50,11 +50,11 @@ class Findings:
 def judge_results(results: "Results") -> Findings | None:
     """The verdicts on the claims of an experiment; None where it has none. UsageError for claims damaged since."""
     definition = results.definition
-    if not definition.get("claims"):
-        return None
-    lock = read_lock(results.place)
     now = declaration(definition)
+    lock = read_lock(results.place)
     kept = lock or now
+    if not (now["claims"] or kept["claims"]):
+        return None
     arms = {
         arm: settings
         for arm, settings in definition.get("arms", {}).items()
@@ -62,21 +62,31 @@ def judge_results(results: "Results") -> Findings | None:
     }
     tune = definition.get("tune", {})
     looks, seeds = tuple(kept["looks"]), tuple(kept["seeds"])
-    design = Design(arms, seeds, tuple(tune.get("seeds", ())), looks, bool(definition.get("target")))
-    declared = read_claims(definition["claims"], design)
+    target = bool(definition.get("target") or kept["target"])
+    rates = {arm: (str(rate["of"]), float(rate["times"])) for arm, rate in definition.get("rates", {}).items()}
+    design = Design(arms, seeds, tuple(tune.get("seeds", ())), looks, target, rates)
+    before, declared = read_claims(kept["claims"], design), read_claims(now["claims"], design)
+    # A claim can't be taken back: those behind it in the family would be held to less.
+    declared += [each for each in before if each.text not in {one.text for one in declared}]
     chosen = chosen_rates(results)
-    outcomes = outcomes_of(results, {each.claim.outcome for each in declared}, chosen)
-    verdicts = judge([each.claim for each in declared], outcomes, generator=np.random.default_rng(0))
+    outcomes = outcomes_of(results, {each.claim.outcome for each in (*before, *declared)}, chosen)
+    family = dict(zip((each.claim for each in before), _judge([each.claim for each in before], outcomes), strict=True))
     changed = changes(lock, now) if lock else []
     late = _late(lock, now)
     judged = []
-    for each, verdict in zip(declared, verdicts, strict=True):
+    for each in declared:
+        # What was not declared like this stands alone, and takes nothing from those that were.
+        verdict = family.get(each.claim) or _judge([each.claim], outcomes)[0]
         elsewhere = _elsewhere(each.claim, verdict, definition, outcomes)
         told = _after_tuning(verdict, elsewhere, chosen)
         if each.text in late:
             told = replace(told, word=None, p_holm=None, notes=(*told.notes, late[each.text]))
         judged.append(Judged(each, told, elsewhere, {arm: chosen.get(arm) for arm in verdict.arms}))
     return Findings(judged, _standing(lock, changed), changed, chosen)
+
+
+def _judge(claims: Sequence[Claim], outcomes: Outcomes, alpha: float = ALPHA) -> list[Verdict]:
+    return judge(claims, outcomes, alpha=alpha, generator=np.random.default_rng(0))
 
 
 def _standing(lock: Mapping[str, Any] | None, changed: list[str]) -> str:
@@ -134,7 +144,7 @@ def _elsewhere(claim: Claim, verdict: Verdict, definition: Mapping[str, Any], ou
             continue  # An unfinished variant says nothing yet, also not that the word is another one.
         control = cells.get(claim.control, claim.control) if claim.control else None
         same = replace(claim, kind="two-arms", arms=arms, control=control, seeds=seeds, tuning_seeds=(), looks=())
-        found[what] = judge([same], outcomes, alpha=verdict.alpha, generator=np.random.default_rng(0))[0]
+        found[what] = _judge([same], outcomes, verdict.alpha)[0]
     return found
 
 

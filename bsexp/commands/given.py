@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bsexp.config import parse_value, parse_values
+from bsexp.config import RunConfig, parse_value, parse_values
 from bsexp.console import Talk
 from bsexp.errors import UsageError
-from bsexp.options import OPTIONS, SETTINGS
+from bsexp.options import OPTIONS, RUN_FIELDS, SETTINGS
 from bsexp.schedules import find_strategy
 from bsexp.sweep.axes import note_doubles
 
@@ -43,6 +43,25 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
 def numbers_of(text: str) -> list[int]:
     """The whole numbers of a list that the option's pattern has checked: `1,2,4`."""
     return [int(number) for number in text.split(",")]
+
+
+def bytes_of(text: str) -> int:
+    """The bytes of a text that the option's pattern has checked.
+
+    >>> bytes_of("8G"), bytes_of("1.5M"), bytes_of("300")
+    (8000000000, 1500000, 300)
+    """
+    power = " KMGT".find(text[-1])
+    return round(float(text[:-1]) * 1000**power) if power > 0 else int(float(text))
+
+
+def settings_of(config: RunConfig, command: str) -> dict[str, Any]:
+    """The values of the options of `command` that a run has, for whoever reads its files; of a path its last part."""
+    settings = {name: getattr(config, name) for name in RUN_FIELDS if command in OPTIONS[name].commands}
+    kind, colon, path = config.dataset.partition(":")
+    if kind == "folder" and colon:
+        settings["dataset"] = f"folder:{Path(path).name}"
+    return settings
 
 
 def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]], list[str]]:

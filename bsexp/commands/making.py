@@ -4,7 +4,8 @@ The one rule: one meaning of the execution options, whichever command takes them
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from bsexp.options import OPTIONS
 from bsexp.sweep.conduct import Means, Tally
 from bsexp.sweep.devices import check_device, describe_workers, shares_exactly, worker_devices
 from bsexp.sweep.environment import describe_machine, python_arguments
-from bsexp.sweep.executors import Event
+from bsexp.sweep.executors import run_local
 from bsexp.sweep.loggers import check_tensorboard
+from bsexp.sweep.queue import Event
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
@@ -28,34 +30,61 @@ def execution_of(options: dict[str, Any], threads: int | None) -> Execution:
         save_model=options.get("save_model", False),
         environment={**describe_machine(), "arguments": python_arguments()},
         threads=options.get("threads", threads),
+        nproc=options.get("nproc", 1),
         deterministic=options.get("deterministic", False),
         compile=options.get("compile", False),
         keep_memory=options.get("tune_allocator", True),
         checkpoint_seconds=options.get("checkpoint_seconds", OPTIONS["checkpoint_seconds"].default),
         allow_changed=options.get("allow_changed", False),
         tensorboard=options.get("tensorboard", False),
-        asked=frozenset(name for name in ("device", "threads", "compile") if options.get(name) not in (None, "auto")),
+        asked=frozenset(
+            name for name in ("device", "threads", "nproc", "compile") if options.get(name) not in (None, "auto")
+        ),
     )
 
 
-def watched(talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"], Tally]) -> Tally:
-    """What `make` does with workers and a display, both ended in any case."""
-    devices = worker_devices(options.get("device", "auto"), options.get("jobs"), options.get("per_gpu"))
+@dataclass(frozen=True)
+class Engine:
+    """Who makes the runs of a sweep: `number` at a time (0: nobody, it is only planned), `described` in a clause.
+
+    `exact`: the same bytes each time, whoever makes a run. `run` makes tasks and yields what happens.
+    """
+
+    number: int
+    described: str
+    exact: bool
+    run: Callable[[Sequence[Task], Execution, StopSignals], Generator[Event, None, None]]
+
+
+def local_engine(options: dict[str, Any]) -> Engine:
+    """Processes on this machine. Raises UsageError, and SetupError for a device that isn't there."""
+    device = options.get("device", "auto")
+    devices = worker_devices(device, options.get("jobs"), options.get("per_gpu"))
     if devices:
         # A sweep that is only planned here may be made where that device is.
-        check_device(options.get("device", "auto"))
+        check_device(device)
+    exact = shares_exactly(devices, options.get("deterministic", False), options.get("compile", False))
+
+    def run(tasks: Sequence[Task], execution: Execution, stop: StopSignals) -> Generator[Event, None, None]:
+        return run_local(tasks, devices, execution, stop)
+
+    return Engine(len(devices), describe_workers(devices), exact, run)
+
+
+def watched(
+    talk: Talk, options: dict[str, Any], make: Callable[[Means, "Watch"], Tally], engine: Engine | None = None
+) -> Tally:
+    """What `make` does with an engine (None: the local one) and a display, both ended in any case."""
+    used = engine or local_engine(options)
     execution = execution_of(options, threads=1)
-    execution.environment["jobs"] = len(devices)
-    watch = Watch(talk, describe_workers(devices))
+    execution.environment["jobs"] = used.number
+    watch = Watch(talk, used.described)
     with StopSignals() as stop:
-        exact = shares_exactly(devices, execution.deterministic, execution.compile)
         means = Means(
-            devices,
-            execution,
-            stop,
+            (lambda tasks: used.run(tasks, execution, stop)) if used.number else None,
             options.get("retry"),
             options.get("fail_fast", False),
-            options.get("share_prefix", exact),
+            options.get("share_prefix", used.exact),
             options.get("extend_grid", False),
         )
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.given import values_of
-from bsexp.commands.machines import machine_of, planned_times
+from bsexp.commands.machines import machine_of, planned_elastic, planned_times
 from bsexp.commands.sweep import check_power, check_size, naming, read_sweep
 from bsexp.console import Talk, duration
 from bsexp.errors import UsageError
@@ -21,6 +21,7 @@ from bsexp.sweep.grid import PlannedRun, is_tuned, plan_runs, task_of
 from bsexp.sweep.prefix import Fork, find_forks
 
 if TYPE_CHECKING:
+    from bsexp.analysis.hardware import Elastic
     from bsexp.analysis.outlook import Outlook
     from bsexp.report.timing import Hardware
 
@@ -34,7 +35,7 @@ class Outline:
     """An experiment worked out. `forks`: (run, the run whose beginning it goes on from, where). `seconds`: or None.
 
     `arms`: ARM_COLUMNS of each arm as texts. `outlooks`: of each claim, with the effect that would be found. `times`:
-    of each arm on the `hardware` asked for.
+    of each arm on the `hardware` asked for, `elastic` with as many workers as are useful, where there are several.
     """
 
     asked: Experiment
@@ -47,6 +48,7 @@ class Outline:
     arms: list[list[str]]
     outlooks: "list[tuple[Outlook, float | None]]"
     times: dict[str, list[dict[str, Any]]]
+    elastic: "dict[str, Elastic]"
     hardware: "Hardware | None"
 
     @property
@@ -67,10 +69,12 @@ class Outline:
 
 def outline_experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
     """Plan the experiment file `subject` and tell it. UsageError, for an underpowered design after telling it."""
-    for name in ("num_train", "rows", "figure", "set", "seed"):
+    for name in ("num_train", "rows", "set", "seed"):
         if name in given:
             raise UsageError(f"--{name.replace('_', '-')}", "with an experiment file", "it is for a single schedule")
     outline = _outline(subject, given)
+    if "figure" in given:
+        _draw(outline, Path(given["figure"]), talk)
     if given.get("json"):
         talk.document(_document(outline))
     else:
@@ -80,21 +84,23 @@ def outline_experiment(subject: str, given: dict[str, Any], talk: Talk) -> int:
 
 
 def _outline(subject: str, given: dict[str, Any]) -> Outline:
-    own = ("json", "out", "workers")
+    own = ("json", "out", "workers", "all_reduce", "figure")
     asked = read_sweep(subject, {name: text for name, text in given.items() if name not in own})
     tuned = [arm for arm in asked.arms if is_tuned(asked, arm)]
     trials = []
     if asked.tune:
         arms = {arm: asked.arms[arm] for arm in tuned}
-        check_size(len(arms) * len(asked.tune.lr) * len(asked.tune.seeds), asked.execution)
-        grid = list(asked.tune.lr)
+        tune = asked.tune
+        check_size(len(arms) * tune.num_rates * len(tune.seeds), asked.execution)
         with naming(subject):
-            trials = plan_runs(arms, asked.tune.seeds, lambda arm: grid)
+            trials = plan_runs(arms, tune.seeds, lambda arm: tune.rates(arms[arm]))
     check_size(len(asked.arms) * len(asked.seeds), asked.execution)
     with naming(subject):
         runs = plan_runs(asked.arms, asked.seeds)
     place = Place(Path(given.get("out", "results")) / asked.name)
-    hardware = machine_of(values_of({name: given[name] for name in ("hardware", "workers") if name in given}), place)
+    hardware = machine_of(
+        values_of({name: given[name] for name in ("hardware", "workers", "all_reduce") if name in given}), place
+    )
     execution = asked.execution
     devices = worker_devices(execution.get("device", "auto"), execution.get("jobs"), execution.get("per_gpu"))
     workers = max(1, len(devices))
@@ -104,12 +110,20 @@ def _outline(subject: str, given: dict[str, Any]) -> Outline:
     sharing = execution.get("share_prefix", shares_exactly([device], *how))
     forks = [fork for part in (trials, settled) for fork in _forks(part)] if sharing else []
     seconds, basis = _seconds(trials + runs, place, workers, {id(run): fork.samples for run, _, fork in forks})
-    times = {}
+    times: dict[str, list[dict[str, Any]]] = {}
+    useful: dict[str, Elastic] = {}
     if hardware:
         with naming(subject):
-            times = {arm: _arm_times(arm, runs, hardware) for arm in asked.arms}
+            # What [sensitivity] adds has other rates, and the same updates.
+            timed = [arm for arm in asked.arms if arm not in asked.variants]
+            times = {arm: _arm_times(arm, runs, hardware) for arm in timed}
+        if len(hardware.workers) > 1:
+            firsts = {arm: next(run for run in runs if run.arm == arm) for arm in timed}
+            useful = {arm: planned_elastic(run, hardware) for arm, run in firsts.items()}
     arms_told = [_arm(asked, arm, [run for run in runs if run.arm == arm]) for arm in asked.arms]
-    return Outline(asked, trials, runs, forks, seconds, basis, workers, arms_told, _outlooks(asked), times, hardware)
+    return Outline(
+        asked, trials, runs, forks, seconds, basis, workers, arms_told, _outlooks(asked), times, useful, hardware
+    )
 
 
 def _outlooks(asked: Experiment) -> "list[tuple[Outlook, float | None]]":
@@ -156,6 +170,7 @@ def _document(outline: Outline) -> dict[str, Any]:
             else {}
         ),
         **({"times": times} if outline.hardware else {}),
+        **({"elastic": {arm: asdict(one) for arm, one in outline.elastic.items()}} if outline.elastic else {}),
     }
 
 
@@ -165,6 +180,7 @@ def _show(outline: Outline, talk: Talk) -> None:
     talk.table(("arm", "schedule", "lr", "batch size", "updates", "samples", "seeds"), outline.arms)
     if outline.hardware:
         _show_times(outline.times, outline.hardware, talk)
+        _show_elastic(outline.elastic, outline.hardware, talk)
     if outline.outlooks:
         _show_claims(outline.outlooks, talk)
     for note in asked.notes:
@@ -208,18 +224,52 @@ def _arm_times(arm: str, runs: list[PlannedRun], hardware: "Hardware") -> list[d
 
 
 def _show_times(times: dict[str, list[dict[str, Any]]], hardware: "Hardware", talk: Talk) -> None:
-    from bsexp.report.timing import machine
+    from bsexp.report.timing import called, machine
 
     first = next(iter(times.values()), [])
-    columns = ["arm"]
-    for workers in hardware.workers:
-        columns += ["updates take" if workers == 1 else f"with {workers:,} ideal workers", "of the first"]
+    columns = ["arm", *("updates take" if n == 1 else f"with {called(n, hardware)}" for n in hardware.workers)]
     rows = []
     for arm, found in times.items():
-        rows.append([arm])
-        for time, base in zip(found, first, strict=True):
-            rows[-1] += [duration(time["seconds"]), f"{time['seconds'] / base['seconds']:.3f}"]
-    talk.table(columns, rows, title=f"one run on {machine(hardware)}, evaluation and set-up not counted")
+        shares = [time["seconds"] / base["seconds"] for time, base in zip(found, first, strict=True)]
+        cells = zip(found, shares, strict=True)
+        rows.append([arm, *(f"{duration(time['seconds'])} ({share:.3f})" for time, share in cells)])
+    talk.table(columns, rows, title=f"one run on {machine(hardware)}")
+    talk.result("evaluation and set-up are not counted; in brackets: of the first arm's time")
+
+
+def _show_elastic(useful: "dict[str, Elastic]", hardware: "Hardware", talk: Talk) -> None:
+    """How many workers each arm has use for, and what it takes with as many at each update."""
+    if not useful:
+        return
+    from bsexp.analysis.hardware import USEFUL
+    from bsexp.report.timing import talking
+
+    rows = []
+    base = next(iter(useful.values())).seconds
+    for arm, found in useful.items():
+        workers = f"{found.fewest:,}" + (f" to {found.most:,}" if found.most != found.fewest else "")
+        rows.append([arm, workers, f"{found.mean_workers:.1f}", duration(found.seconds), f"{found.seconds / base:.3f}"])
+    talk.table(
+        ("arm", "workers", "on average", "updates take", "of the first"),
+        rows,
+        title="as many workers at each update as are useful",
+    )
+    talk.result(f"useful: as long as {USEFUL:.0%} of the workers' time saves some")
+    talk.result(f"P workers share each update, the busiest with B / P samples, rounded up; {talking(hardware)}")
+
+
+def _draw(outline: Outline, file: Path, talk: Talk) -> None:
+    """The figure of time against workers. UsageError where there is nothing to draw."""
+    from bsexp.commands.plan import check_figure
+    from bsexp.report.scaling import draw_scaling
+
+    check_figure(file)
+    hardware = outline.hardware
+    if hardware is None or len(hardware.workers) < 2:
+        cure = "add --hardware FILE and --workers, several numbers of them"
+        raise UsageError("--figure", f"{file} without workers to draw times of", cure)
+    draw_scaling(outline.times, outline.elastic, hardware, file)
+    talk.note(f"figure: {file}")
 
 
 def _rates(asked: Experiment, arm: str, own: float) -> str:
@@ -227,7 +277,9 @@ def _rates(asked: Experiment, arm: str, own: float) -> str:
     if arm in asked.rates:
         of, times = asked.rates[arm]
         return f"that of {of}" if times == 1 else f"{times:g} x that of {of}"
-    return ", ".join(f"{lr:g}" for lr in asked.tune.lr) if asked.tune and is_tuned(asked, arm) else f"{own:g}"
+    if asked.tune and is_tuned(asked, arm):
+        return ", ".join(f"{lr:g}" for lr in asked.tune.rates(asked.arms[arm]))
+    return f"{own:g}"
 
 
 def _forks(planned: list[PlannedRun]) -> list[tuple[PlannedRun, PlannedRun, Fork]]:

@@ -8,6 +8,7 @@ from bsexp.commands.machines import machine_of, planned_times, tell_times
 from bsexp.commands.run import describe, planned_run
 from bsexp.console import Talk
 from bsexp.errors import UsageError
+from bsexp.planning import times_mean
 from bsexp.schedules import noise_scale, simulate
 from bsexp.sweep.grid import PlannedRun
 
@@ -37,7 +38,8 @@ def _schedule(subject: str, given: dict[str, Any], talk: Talk) -> int:
         return _bounds(run, values, talk)
     schedule = run.config.build_schedule()
     for update in simulate(schedule, total_samples=plan.total_samples, num_train=plan.num_train):
-        g = noise_scale(update.lr, update.momentum, update.batch_size, plan.num_train)
+        rate = update.lr * times_mean(update.batch_size, run.config)
+        g = noise_scale(rate, update.momentum, update.batch_size, plan.num_train)
         rows.append({**update._asdict(), "noise_scale": g if run.config.optimizer == "sgd" else None})
     document: dict[str, Any] = {"num_train": plan.num_train, "samples": plan.total_samples, "updates": plan.updates}
     if hardware:
@@ -96,6 +98,11 @@ def _shown(row: dict[str, Any]) -> list[str]:
 def _draw(rows: list[dict[str, Any]], run: PlannedRun, file: str) -> None:
     from bsexp.report import draw_plan
 
-    if Path(file).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError("--figure", repr(file), "name a .png, .svg or .pdf file")
+    check_figure(Path(file))
     draw_plan(rows, run.config.schedule, run.plan.num_train, Path(file))
+
+
+def check_figure(file: Path) -> None:
+    """UsageError for a file of a kind that isn't drawn."""
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError("--figure", repr(str(file)), "name a .png, .svg or .pdf file")

@@ -18,14 +18,30 @@ from bsexp.sweep.cells import refuse_lengths
 from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.devices import default_model
 from bsexp.sweep.grid import PlannedRun, task_of
+from bsexp.sweep.ranks import end_launched, follow_launched, launched
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Task
 
 
 def main(schedule: str, given: dict[str, Any]) -> int:
-    """Train `schedule` with the options given; 0, or 3 where the run failed."""
+    """Train `schedule` with the options given; 0, or 3 where the run failed. Started by torchrun: as one of several."""
+    rank = launched()
+    if rank is None:
+        return _run(schedule, given)
+    if rank.number:
+        return follow_launched(rank)
+    try:
+        return _run(schedule, given, rank.count)
+    finally:
+        end_launched()
+
+
+def _run(schedule: str, given: dict[str, Any], started: int | None = None) -> int:
+    """The same, as the first of the `started` processes that a launcher has started, if one has."""
     talk = talk_of(given)
     values = values_of(given)
+    if started is not None and values.setdefault("nproc", started) != started:
+        raise UsageError("--nproc", f"{values['nproc']} of {started} started processes", "leave it out")
     if "hardware" in values and not values.get("budget", "").startswith("seconds:"):
         raise UsageError("--hardware", "without a budget in seconds", "add --budget seconds:S, or leave it out")
     run = planned_run(schedule, values, given.get("set", []))
@@ -58,6 +74,9 @@ def planned_run(schedule: str, values: dict[str, Any], settings: list[str], num_
     options = {name: value for name, value in values.items() if name in SETTINGS}
     refuse_lengths(options, "--")
     options.setdefault("dataset", "digits")
+    if options.get("reduce") == "sum" and values.get("nproc", 1) > 1:
+        # A sum over the processes: their number then is part of what the run is.
+        options.setdefault("virtual_workers", values["nproc"])
     if "model" not in options:
         options["model"] = default_model(options["dataset"], values.get("device", "auto"))
     seed = options.pop("seed", 0)
@@ -70,6 +89,10 @@ def planned_run(schedule: str, values: dict[str, Any], settings: list[str], num_
 def describe(run: PlannedRun) -> str:
     """A run's outline in one line."""
     config, plan = run.config, run.plan
+    workers = ""
+    if config.virtual_workers > 1:
+        how = "the sum of their means" if config.reduce == "sum" else "the mean over all samples"
+        workers = f", divided over {config.virtual_workers} workers: {how}"
     batches = (
         f"{plan.first_batch}"
         if plan.largest_batch == plan.first_batch
@@ -85,7 +108,7 @@ def describe(run: PlannedRun) -> str:
     return (
         f"{config.schedule} on {config.dataset} with {config.model}, seed {config.seed}: "
         f"{plan.total_samples:,} samples ({config.epochs:g} epochs of {plan.num_train:,}) in {updates} updates, "
-        f"batch {batches}, lr {config.lr:g}"
+        f"batch {batches}, lr {config.lr:g}{workers}"
     )
 
 

@@ -1,7 +1,7 @@
 """The sample stream: one endless order of samples with their augmentations, the same for every arm of a seed.
 
-The one rule: what is drawn for a sample depends on the seed, the epoch and the position in it, never on batch sizes.
-Batches are cut from the stream across epoch ends; a position in samples is its whole state.
+The one rule: what is drawn for a sample depends on the seed, the order, the epoch and the position in it, never on
+batch sizes. Batches are cut from the stream across epoch ends; a position in samples is its whole state.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bsexp.data.splits import generator
+from bsexp.seeding import order_seed
 
 
 class Picks(NamedTuple):
@@ -22,12 +23,23 @@ class Picks(NamedTuple):
 
 
 class SampleStream:
-    """Epoch permutations one after another, on `device`. `crop` is the padding in pixels: offsets are 0 to 2 crop."""
+    """Epoch permutations one after another, on `device`. `crop` is the padding in pixels: offsets are 0 to 2 crop.
+
+    `order` is the number of the order, and `order_from` the epoch that begins it: before, it is order 0.
+    """
 
     def __init__(
-        self, num_train: int, seed: int, crop: int = 0, mirror: bool = False, device: torch.device | str = "cpu"
+        self,
+        num_train: int,
+        seed: int,
+        crop: int = 0,
+        mirror: bool = False,
+        device: torch.device | str = "cpu",
+        order: int = 0,
+        order_from: int = 0,
     ) -> None:
         self.num_train, self.seed, self.crop, self.mirror = num_train, seed, crop, mirror
+        self.order, self.order_from = order, order_from
         self.device = torch.device(device)
         self.position = 0
         self._epoch = -1
@@ -58,8 +70,9 @@ class SampleStream:
     def _draw(self, epoch: int) -> Picks:
         # All draws are made whether they are used or not: an arm without a mirror keeps the crops of one with it.
         number = self.num_train
-        order = torch.randperm(number, generator=generator(self.seed, "order", epoch))
-        draw = generator(self.seed, "augmentation", epoch)
+        seed = order_seed(self.seed, self.order, self.order_from, epoch)
+        order = torch.randperm(number, generator=generator(seed, "order", epoch))
+        draw = generator(seed, "augmentation", epoch)
         offsets = torch.randint(2 * self.crop + 1, (2, number), generator=draw)
         mirrored = torch.randint(2, (number,), generator=draw) * int(self.mirror)
         return Picks(*(part.to(self.device) for part in (order, offsets[0], offsets[1], mirrored)))

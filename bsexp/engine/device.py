@@ -8,11 +8,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from bsexp.errors import SetupError, UsageError
+from bsexp.errors import MemoryExhausted, SetupError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -92,6 +93,48 @@ def process_peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def hold_to(memory: int | None, device: torch.device) -> bool:
+    """Let this process have `memory` bytes at most, from now on; on a CUDA device so many there. Whether it is held.
+
+    On a CPU it is Linux that holds it, by the private memory which may be written to: mapped data sets don't count. On
+    a GPU None is all that it has. Raises UsageError where there is no limit or can't be one, MemoryExhausted where the
+    process has more already.
+    """
+    if device.type == "cuda":
+        if memory is not None:
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory / whole), device)
+        return True
+    if device.type != "cpu":
+        if memory is not None:
+            raise UsageError("--memory", f"{memory:,} bytes on {device.type}", "leave it out: the device has its own")
+        return True
+    if memory is None:
+        raise UsageError("--memory", "not given, and this system doesn't say what is free", "give it: --memory 8G")
+    if sys.platform.startswith("linux"):
+        _hold_process(memory)
+        return True
+    if process_peak_memory() is None:
+        raise UsageError("--memory", "this system doesn't say what a process takes", "use a GPU, or another system")
+    return False
+
+
+def _hold_process(memory: int) -> None:
+    import resource
+
+    # Pages: the address space, what is in memory, what of that stands in files; code; -; what may be written to.
+    _, resident, _, _, _, writable, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    page = resource.getpagesize()
+    if memory <= resident * page:
+        has = f"a process has {resident * page / 1e6:,.0f} MB before it trains, and may have {memory / 1e6:,.0f} MB"
+        raise MemoryExhausted("out of memory", has, "give it more (--memory)")
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = writable * page + memory - resident * page
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _has_glibc() -> bool:

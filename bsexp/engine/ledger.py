@@ -21,6 +21,7 @@ from bsexp.engine.averaging import AveragedModel
 from bsexp.engine.clock import Clock
 from bsexp.engine.evaluation import evaluate, evaluation_points
 from bsexp.engine.noise import NoiseLog, Norms
+from bsexp.planning import times_mean
 from bsexp.records import DecisionRow, EvalRow, StepRecord, StepRow
 from bsexp.schedules import Hyper, noise_scale
 
@@ -111,7 +112,8 @@ class Ledger:
         if bad is not None:
             self.failure = f"loss became {losses[bad]} at step {made.step + 1 - len(losses) + bad}"
         lr, momentum, num_train = made.hyper.lr, made.hyper.momentum, self.sight.num_train
-        g = noise_scale(lr, momentum, made.batch_size, num_train) if self.config.optimizer == "sgd" else None
+        rate = lr * times_mean(made.batch_size, self.config)
+        g = noise_scale(rate, momentum, made.batch_size, num_train) if self.config.optimizer == "sgd" else None
         grad_sq_norm, grad_var, b_simple = self.noise.row() if self.noise else (None, None, None)
         mean = math.fsum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
         self.queue.append(

@@ -14,24 +14,25 @@ from torch import Tensor
 
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
-from bsexp.data.splits import Part, TrainingData, generator, prepare
+from bsexp.data.splits import Part, TrainingData, prepare
 from bsexp.data.stream import Picks, SampleStream
 from bsexp.engine.clock import Clock
 from bsexp.engine.compiling import CompiledModel
 from bsexp.engine.device import describe_device, find_device, synchronizer
 from bsexp.engine.evaluation import Predictions, evaluate, predict
 from bsexp.engine.ledger import Ledger, Made, Record, Sight, copied
+from bsexp.engine.network import build_network, dtype_of, watched_images
 from bsexp.engine.noise import Norms, measuring_due
+from bsexp.engine.ranks import Ranks
 from bsexp.engine.steering import Steering
 from bsexp.engine.step import Updater
-from bsexp.models import build_model, count_parameters, is_factory
-from bsexp.planning import frequent_parts, micro_batch_sizes, noise_parts, plan_run
+from bsexp.models import count_parameters, is_factory
+from bsexp.planning import check_ranks, frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Hyper, Progress, consult, share
 from bsexp.schedules.closed import ClosedLoop
-from bsexp.seeding import derive
+from bsexp.seeding import derive, order_seed
 
-TRAIN_SUBSET = 1000
 COLLAPSED = 0.95
 
 
@@ -46,9 +47,16 @@ class Training:
     `compile`: the network's forward and backward passes are compiled for the batch sizes that most samples go through,
     `compiled_sizes`. Numbers then differ in rounding. SetupError where torch can't compile here.
 
+    `ranks`: the processes that share each batch. The first one iterates; the others `follow` with the same config and
+    state, and neither evaluate nor record anything. Numbers are those of one process to rounding, dropout masks apart,
+    which are each share's own.
+
     `riders` are other runs that begin alike, with budgets of their own: what they would write down up to now is in
     `riders` as well, and `state(rider)` is the one that such a run goes on from. They change nothing of this run.
     """
+
+    # Whether the network is copied, for one of the user's that somebody else has too.
+    apart = False
 
     def __init__(
         self,
@@ -59,8 +67,9 @@ class Training:
         device: str = "auto",
         riders: Sequence[RunConfig] = (),
         compile: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.device = find_device(device)
         if data is None:
             from bsexp.data.sources import load_images
@@ -70,6 +79,8 @@ class Training:
         self.plan = plan_run(config, self.num_train)
         self.total_samples = self.plan.total_samples
         self.schedule = config.build_schedule()
+        if ranks:
+            check_ranks(config, ranks.count)
         self._prepare_data(data)
         self._prepare_model(data, compile)
         self._train_clock = Clock(synchronize=synchronizer(self.device))
@@ -81,11 +92,11 @@ class Training:
         self.step, self.samples, self._closing = 0, 0, False
         self.outcome: Outcome | None = None
         self.predictions: dict[str, Predictions] = {}
-        if state is None:
+        if state is not None:
+            self._restore(state)
+        elif ranks is None or ranks.first:
             for ledger in (self._own, *self.riders):
                 ledger.evaluate(0, 0, 0.0)
-        else:
-            self._restore(state)
         self._rehearse_ends()
 
     def __iter__(self) -> "Training":
@@ -108,24 +119,42 @@ class Training:
         schedule = self._steering.hyper if self._steering else self.schedule
         return consult(schedule, Progress(self.step, self.samples, self.total_samples, self.num_train))
 
-    def _advance(self) -> None:
+    def follow(self) -> None:
+        """Make all updates that are left, as a rank other than the first does."""
+        assert self.ranks is not None
+        while self.samples < self.total_samples:
+            made = self._update()
+            if self._steering and self._steering.due(made):
+                self._steering.take(self.ranks.told())
+
+    def _update(self) -> Made:
+        """The next update; the training clock goes on running."""
         self._train_clock.start()
         hyper = self._hyper()
         size, self._closing = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
-        sizes = micro_batch_sizes(size, self.config, self._updater.limit)
+        sizes = micro_batch_sizes(size, self.config, self._updater.limit, self._updater.num_ranks)
         if uncompiled := self._updater.uncompiled(sizes):
             self._train_clock.stop()
             self._rehearse(uncompiled)
             self._train_clock.start()
         picks = self._stream.take(size)
-        measured = self._own.noise and measuring_due(self.samples, self.samples + size, self.total_samples)
-        norms = self._measure(picks) if measured and len(sizes) == 1 else None
-        loss, sizes = self._updater.update(picks, hyper, sizes, read=bool(measured))
+        measured = bool(self._own.noise) and measuring_due(self.samples, self.samples + size, self.total_samples)
+        parts = noise_parts(size, self.config, self._updater.limit) if measured else []
+        # Noise is that of the mean gradient, which a sum over workers doesn't tell.
+        inside = sizes == parts and self.config.reduce == "mean"
+        norms = self._measure(picks, parts) if parts and not inside else None
+        loss, sizes = self._updater.update(picks, hyper, sizes, read=inside)
         norms = norms or self._updater.norms
         made = Made(self.step, self.samples + size, self.samples, hyper, size, sizes[0], loss, norms)
-        self._own.follow(made)
         self.step, self.samples = self.step + 1, self.samples + size
-        self._own.queue.append(StepRecord(made.step, made.samples, size, hyper.lr, hyper.momentum, loss))
+        return made
+
+    def _advance(self) -> None:
+        made = self._update()
+        self._own.follow(made)
+        self._own.queue.append(
+            StepRecord(made.step, made.samples, made.batch_size, made.hyper.lr, made.hyper.momentum, made.loss)
+        )
         if self._own.due(made):
             self._train_clock.stop()
             self._own.write(made, self._train_clock.seconds)
@@ -148,12 +177,11 @@ class Training:
         if steering.due(made) and not self._own.failure:
             self._train_clock.stop()
             self._own.queue.extend(steering.decide(made))
+            if self.ranks:
+                self.ranks.told(steering.decided.plain())
 
-    def _measure(self, picks: Picks) -> Norms | None:
-        """The noise of a batch that is run whole, by a pass beside its update; None where it can't be cut."""
-        parts = noise_parts(len(picks.index), self.config, self._updater.limit)
-        if not parts:
-            return None
+    def _measure(self, picks: Picks, parts: list[int]) -> Norms:
+        """The noise of a batch that isn't run in `parts`, by a pass beside its update."""
         if self.config.steered_by("noise"):
             # What a policy decides by is part of what the policy costs.
             return self._updater.measure(picks, parts)
@@ -165,9 +193,12 @@ class Training:
         self._train_clock.start()
         return norms
 
-    def _reseed(self) -> None:
+    def _reseed(self, place: int) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
-        seed = derive(self.config.seed, "dropout", self.samples)
+        # Masks are noise that comes with the order: another order has others.
+        config, epoch = self.config, self.samples // self.num_train
+        order = order_seed(config.seed, config.order, config.order_from, epoch)
+        seed = derive(order, "dropout", self.samples + place)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
@@ -228,13 +259,10 @@ class Training:
 
     def _prepare_data(self, data: TrainingData) -> None:
         self._data = data.to(self.device)
-        dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
-        # A network of the user's own may `view` its images, which needs them contiguous.
-        self._contiguous = is_factory(self.config.model)
-        self._batches = Batches(self._data, dtype, self._contiguous)
-        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device)
-        chosen = torch.randperm(self.num_train, generator=generator(self.config.seed, "train subset"))[:TRAIN_SUBSET]
-        self._train_subset = self._part(chosen.sort().values)
+        self._batches = Batches(self._data, dtype_of(self.config), is_factory(self.config.model))
+        order = {"order": self.config.order, "order_from": self.config.order_from}
+        self._stream = SampleStream(self.num_train, self.config.seed, data.crop, data.mirror, self.device, **order)
+        self._train_subset = watched_images(self.config, self._data)
 
     def _part(self, where: Tensor) -> Part:
         return self._data.train.select(where)
@@ -247,24 +275,13 @@ class Training:
 
     def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
-        model = build_model(
-            config.model,
-            image_shape=data.image_shape,
-            num_classes=data.num_classes,
-            norm=config.norm,
-            ghost_batch=config.ghost_batch,
-            dropout=config.dropout,
-            seed=config.seed,
-        )
-        dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        order = torch.contiguous_format if self._contiguous else torch.channels_last
-        self._model = model.to(self.device, dtype).to(memory_format=order).train()
+        self._model = build_network(config, data, self.device, apart=self.apart)
         # Only a network of somebody else's may draw at random without being told to.
         draws = config.dropout > 0 or ":" in config.model
-        reseed = self._reseed if draws else lambda: None
+        reseed = self._reseed if draws else lambda place: None
         self.compiled_sizes = frequent_parts(config, self.num_train) if compile else ()
         compiled = CompiledModel(self._model, self.compiled_sizes, self.device) if self.compiled_sizes else None
-        self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled)
+        self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled, self.ranks)
 
     def _rehearse_ends(self) -> None:
         """Rehearse the next part and the largest one to come.
@@ -277,7 +294,8 @@ class Training:
         hyper = self._hyper()
         size, _ = share(hyper.batch_size, self.total_samples - self.samples, self._closing)
         parts = [
-            max(micro_batch_sizes(each, self.config, self._updater.limit)) for each in (self.plan.largest_batch, size)
+            max(micro_batch_sizes(each, self.config, self._updater.limit, self._updater.num_ranks))
+            for each in (self.plan.largest_batch, size)
         ]
         # Sizes to be compiled for are rehearsed when their turn comes.
         self._rehearse([part for part in dict.fromkeys(parts) if part not in self.compiled_sizes])
@@ -321,7 +339,8 @@ class Training:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
-        self._updater.optimizer.load_state_dict(state["optimizer"])
+        # torch would take the momentum's tensors as they are, and go on changing them: others may go on from here too.
+        self._updater.optimizer.load_state_dict(copied(state["optimizer"]))
         if self._updater.scaler:
             self._updater.scaler.load_state_dict(state["scaler"])
         self.step, self.samples, self._closing = state["step"], state["samples"], state["closing"]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bsexp.engine.ranks import Ranks
 from bsexp.signals.noise import Noise, unbiased_noise
 from bsexp.signals.simple import b_simple
 from bsexp.signals.smoothing import Average, half_life
@@ -40,12 +41,13 @@ class Norms(NamedTuple):
 class PartNorms:
     """Reads the norms of parts' gradients off the sum in which they are accumulated, which it leaves alone.
 
-    `weights` are those trained, `total` the samples of the batch, `scale` what the loss was multiplied by (a tensor, or
-    None). To be called after the backward pass of each part. It keeps one copy of the gradients.
+    `weights` are those trained, `total` the samples of the batch, `num_parts` its parts, `scale` what the loss was
+    multiplied by (a tensor, or None). To be called after the backward pass of each part, on the rank that runs it. It
+    keeps one copy of the gradients.
     """
 
-    def __init__(self, weights: Sequence[Tensor], total: int, scale: Tensor | None) -> None:
-        self.weights, self.total, self.scale = weights, total, scale
+    def __init__(self, weights: Sequence[Tensor], total: int, num_parts: int, scale: Tensor | None) -> None:
+        self.weights, self.total, self.num_parts, self.scale = weights, total, num_parts, scale
         self._before: dict[int, Tensor] = {}
         self._of_parts: list[Tensor] = []
         self._seen = 0
@@ -59,12 +61,16 @@ class PartNorms:
         self._seen += size
         self._before = {k: grad.clone() for k, grad in now.items()} if self._seen < self.total else {}
 
-    def result(self) -> Norms:
-        """The norms, once all parts are in and before anything is done to the gradients."""
-        both = torch.stack([torch.stack(self._of_parts).sum(), _squared(list(self._gradients().values()))])
+    def result(self, ranks: Ranks | None = None) -> Norms:
+        """The norms, once all parts are in, gradients summed over `ranks`, and before anything else is done to them."""
+        of_whole = _squared(list(self._gradients().values()))
+        of_parts = torch.stack(self._of_parts).sum() if self._of_parts else torch.zeros_like(of_whole)
+        if ranks:
+            ranks.sum([of_parts])
+        both = torch.stack([of_parts, of_whole])
         if self.scale is not None:
             both = both / self.scale.to(both.dtype) ** 2
-        return Norms(both, len(self._of_parts), self.total)
+        return Norms(both, self.num_parts, self.total)
 
     def _gradients(self) -> dict[int, Tensor]:
         return {k: weight.grad for k, weight in enumerate(self.weights) if weight.grad is not None}

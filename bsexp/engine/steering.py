@@ -61,6 +61,10 @@ class Steering:
         named += [(name, state) for (name, _), state in zip(self.schedule.others, self.decided.others, strict=True)]
         return [_row(name, state, seen) for name, state in named]
 
+    def take(self, decided: dict[str, Any]) -> None:
+        """Take over what another rank has decided: `decided.plain()`."""
+        self.decided = State.of(decided)
+
     def _read(self) -> None:
         if not self._pending:
             return
@@ -83,7 +87,7 @@ class Steering:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.decided = State.of(state["decided"])
+        self.take(state["decided"])
         self._loss = Average(*state["loss"])
         self._first_loss = state["first_loss"]
         self._scores = [Score(*score) for score in state["scores"]]

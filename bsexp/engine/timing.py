@@ -15,8 +15,8 @@ import torch
 from bsexp.config import RunConfig
 from bsexp.engine.clock import Clock
 from bsexp.engine.device import describe_device, process_peak_memory, synchronizer
-from bsexp.engine.ledger import Ledger, Made
 from bsexp.engine.loop import Training
+from bsexp.engine.unwatched import Unwatched
 
 # Long enough for the clock, short enough that a table takes minutes.
 REPEAT_SECONDS = 0.25
@@ -39,7 +39,7 @@ def time_updates(config: RunConfig, repeats: int, device: str = "auto") -> Timin
     All updates are of one size: `config` has a fixed batch, and a budget that is never used up: no stretch is longer
     than a share 1 / (repeats + 4) of it. Raises what training raises, MemoryExhausted among it.
     """
-    training = _Unwatched(config, device=device)
+    training = Unwatched(config, device=device)
     clock = Clock(synchronize=synchronizer(training.device))
     _forget_peak(training.device)
     most = training.plan.updates // (repeats + 4)
@@ -48,6 +48,29 @@ def time_updates(config: RunConfig, repeats: int, device: str = "auto") -> Timin
     number = _updates_for(_stretch(training, clock, LEAST_UPDATES), most)
     seconds = tuple(_stretch(training, clock, number) for _ in range(repeats))
     return Timing(describe_device(training.device), training.part, seconds, peak_memory(training.device))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether a batch went through in the parts that it was to be run in, and the memory that took, in bytes."""
+
+    device: str
+    fits: bool
+    peak_memory_bytes: int | None
+
+
+def try_updates(config: RunConfig, device: str = "auto") -> Trial:
+    """Make two updates: the second one has what the first one leaves in memory, the optimizer's momentum.
+
+    Raises what training raises; that memory holds only smaller parts of the batch is told by `fits`.
+    """
+    training = Unwatched(config, device=device)
+    _forget_peak(training.device)
+    for _ in range(2):
+        next(training)
+    if synchronize := synchronizer(training.device):
+        synchronize()
+    return Trial(describe_device(training.device), not training.cut, peak_memory(training.device))
 
 
 def _stretch(training: Training, clock: Clock, updates: int) -> float:
@@ -61,29 +84,6 @@ def _stretch(training: Training, clock: Clock, updates: int) -> float:
 
 def _updates_for(seconds: float, most: int) -> int:
     return min(most, max(LEAST_UPDATES, math.ceil(REPEAT_SECONDS / max(seconds, 1e-9))))
-
-
-class _Unwatched(Training):
-    """A training that is never evaluated and never logged."""
-
-    def _ledger(self, config: RunConfig) -> Ledger:
-        whole = super()._ledger(config)
-        return _Silent(config, whole.total_samples, whole.sight, synchronizer(self.device))
-
-    @property
-    def part(self) -> int:
-        """The largest part of a batch that went through at once."""
-        return self._updater.largest
-
-
-class _Silent(Ledger):
-    """Averages the weights, as that is part of an update's cost, and writes nothing down."""
-
-    def due(self, made: Made) -> bool:
-        return False
-
-    def evaluate(self, step: int, samples: int, train_seconds: float) -> None:
-        """Nothing: evaluation is no part of an update."""
 
 
 def peak_memory(device: torch.device) -> int | None:

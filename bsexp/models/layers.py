@@ -56,6 +56,15 @@ def make_norm(norm: str, ghost_batch: int) -> Norm:
     return lambda channels: nn.Identity()
 
 
+def running_share(samples: int) -> float:
+    """The share of running averages that is left of them after so many samples more.
+
+    >>> running_share(128)
+    0.9
+    """
+    return float(DECAY ** (samples / DECAY_SAMPLES))
+
+
 class GhostBatchNorm(nn.Module):
     """Batch norm over groups of consecutive samples (ghost batches: Hoffer et al. 2017, arXiv:1705.08741, algorithm 1).
 
@@ -88,7 +97,7 @@ class GhostBatchNorm(nn.Module):
         if batch < 2:
             cure = "take batches and micro-batches of 2 and more samples, or norm 'group'"
             raise UsageError("norm", f"batch norm can't train on {batch} sample", cure)
-        momentum = 1 - DECAY ** (batch / DECAY_SAMPLES)
+        momentum = 1 - running_share(batch)
         groups = max(1, batch // self.ghost_batch) if self.ghost_batch else 1
         if groups == 1:
             mean, var = self.running_mean, self.running_var

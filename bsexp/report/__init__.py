@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bsexp.report.timing import Hardware
     from bsexp.store.tables import Results
 
-FIGURES = ("verdicts", "final", "curves", "curves-averaged", "schedules", "time")
+FIGURES = ("verdicts", "final", "curves", "curves-averaged", "schedules", "decisions", "shadow", "time", "rates")
 # What not every report has: an earlier one's is removed where this one has none.
 SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")
 
@@ -101,7 +101,8 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
     from bsexp.report.figures import draw
     from bsexp.report.frames import arm_frame, difference_frame
     from bsexp.report.groups import make_groups, without_variants
-    from bsexp.report.verdicts import claim_documents, verdict_frame
+    from bsexp.report.ladders import ladder_parts
+    from bsexp.report.verdicts import claim_documents, verdict_frame, verdicts_csv
 
     findings = judge_results(results)
     groups = make_groups(without_variants(results))
@@ -119,7 +120,10 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
         if (glance := forest(findings)) is not None:
             figures |= {"verdicts.png": png_bytes(glance), "verdicts.svg": svg_bytes(glance)}
             shown = picture(findings, "verdicts")
-    document = build(results, groups, stems, findings, shown)
+    parts, drawn = ladder_parts(results)
+    for stem, figure in drawn.items():
+        figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
+    document = build(results, groups, stems, findings, shown, parts)
     times = None
     if hardware is not None:
         from bsexp.report.timed import add_times
@@ -137,7 +141,7 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
         "report.html": render_html(document, images),
     }
     if findings:
-        texts["verdicts.csv"] = verdicts.to_csv(index=False, lineterminator="\n")
+        texts["verdicts.csv"] = verdicts_csv(verdicts)
     if times is not None:
         texts["times.csv"] = times.to_csv(index=False, lineterminator="\n")
     _write(folder, {**figures, **{name: text.encode() for name, text in texts.items()}})

@@ -14,7 +14,7 @@ from bsexp.analysis.hardware import fit_cost, half_saved_at, num_updates, relati
 from bsexp.report import numbers
 from bsexp.report.drawing import End, label_ends, set_scale, style
 from bsexp.report.palette import FAINT
-from bsexp.report.timing import ArmTime, GroupTime, machine
+from bsexp.report.timing import ArmTime, GroupTime, all_reduce_of, machine
 from bsexp.report.wording import Picture
 
 POINTS = 200
@@ -60,8 +60,11 @@ def break_even(time: GroupTime) -> Figure | None:
 def places(time: GroupTime) -> dict[int, float]:
     """Where the machine stands on the axis for each number of workers; empty where it has no place there."""
     cost = fit_cost(time.hardware.table)
-    k = cost.fixed_samples if cost else math.nan
-    return {workers: workers * k for workers in time.hardware.workers} if math.isfinite(k) and k > 0 else {}
+    if cost is None or not math.isfinite(cost.fixed_samples) or cost.fixed_samples <= 0:
+        return {}
+    talk = all_reduce_of(time.group, time.hardware)
+    fixed = {workers: cost.per_update + (talk.seconds(workers) if talk else 0.0) for workers in time.hardware.workers}
+    return {workers: workers * seconds / cost.per_sample for workers, seconds in fixed.items()}
 
 
 def _limits(axes: Axes, time: GroupTime, lines: dict[str, list[float]], low: float, high: float) -> None:
@@ -150,9 +153,10 @@ def _dots(time: GroupTime) -> str:
         return (
             "On this machine a sample costs more in a large batch than in a small one: it stands left of all, no dots."
         )
+    many = max(time.hardware.workers) > 1
     return (
         "Dots: what the measured table gives, placed at the fixed cost of the straight line through it, "
         f"{numbers.number(cost.fixed_samples)} samples' worth"
-        + (" (P ideal workers: P times that)" if max(time.hardware.workers) > 1 else "")
+        + (f" (P workers: P times that{', with their talking' if time.hardware.network else ''})" if many else "")
         + ". A dot off its line: seconds per update are no straight line in the batch size."
     )

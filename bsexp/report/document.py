@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bsexp.analysis.verdicts import Findings
+from bsexp.report.courses import decisions_table
 from bsexp.report.groups import Group
+from bsexp.report.ladders import LadderPart
 from bsexp.report.tables import Table, arm_tables, tuning_table
 from bsexp.report.threats import threats
 from bsexp.report.verdicts import answer, pooled_table, sensitivity_table, verdict_notes, verdict_table
@@ -55,6 +57,7 @@ class Document:
     sensitivity: Table | None = None
     pooled: Table | None = None
     threats: list[str] = field(default_factory=list)
+    ladders: list[LadderPart] = field(default_factory=list)
     reading: list[str] = field(default_factory=lambda: list(READING))
 
     @property
@@ -69,6 +72,7 @@ def build(
     stems: Sequence[Mapping[str, str]],
     findings: Findings | None = None,
     verdict_figure: Picture | None = None,
+    ladders: Sequence[LadderPart] = (),
 ) -> Document:
     """The document; `stems` gives for each group its figures' names and their files' names without ending.
 
@@ -80,7 +84,7 @@ def build(
             facts=facts(results, group),
             notes=group_notes(group),
             figures=[picture(group, name, stem) for name, stem in files.items()],
-            tables=arm_tables(group, claimed=findings is not None),
+            tables=[*arm_tables(group, claimed=findings is not None), *_decided(group)],
         )
         for group, files in zip(groups, stems, strict=True)
     ]
@@ -101,7 +105,13 @@ def build(
         sensitivity=sensitivity_table(findings) if findings else None,
         pooled=pooled_table(findings) if findings else None,
         threats=threats(results, findings) if findings else [],
+        ladders=list(ladders),
     )
+
+
+def _decided(group: Group) -> list[Table]:
+    table = decisions_table(group)
+    return [] if table is None else [table]
 
 
 def _environment(machine: Mapping[str, Any]) -> str:

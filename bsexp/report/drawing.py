@@ -66,21 +66,21 @@ def style() -> Iterator[None]:
         yield
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG at 100 dpi, without date or program version."""
+def png_bytes(figure: Figure, alt: str = "") -> bytes:
+    """The figure as PNG at 100 dpi, without date or program version; `alt` is its description, for who can't see it."""
     buffer = io.BytesIO()
+    metadata = {"Software": None, **({"Description": alt} if alt else {})}
     with style():
-        FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=DPI, metadata=metadata)
     return buffer.getvalue()
 
 
-def svg_bytes(figure: Figure) -> bytes:
-    """The figure as SVG with text as outlines, without date or program version."""
+def svg_bytes(figure: Figure, alt: str = "") -> bytes:
+    """The figure as SVG with text as outlines, without date or program version; `alt` is its title."""
     buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, **({"Title": alt} if alt else {})}
     with style():
-        FigureCanvasSVG(figure).print_figure(
-            buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        FigureCanvasSVG(figure).print_figure(buffer, format="svg", dpi=DPI, metadata=metadata)
     # Hundredths of a point are enough for any screen, and halve the file.
     return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
 

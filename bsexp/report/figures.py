@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bsexp.analysis.paired import Estimate, mean_interval
 from bsexp.report.curves import curves
+from bsexp.report.deciding import decisions, shadow
 from bsexp.report.drawing import short, style
 from bsexp.report.frames import by_seed
 from bsexp.report.groups import Group
@@ -32,6 +33,8 @@ def draw(group: Group) -> dict[str, Figure]:
         "curves": curves(group),
         "curves-averaged": curves(group, averaged=True),
         "schedules": schedules(group),
+        "decisions": decisions(group),
+        "shadow": shadow(group),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 

@@ -4,7 +4,7 @@ The one rule: runs share a label only where everything the tables know of them a
 taken over different settings. Only finished runs enter means; the others are counted.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -23,7 +23,7 @@ class Group:
     """The runs of one data set and model. The frames have the columns of Results and `label`, the arm as shown.
 
     `settings` and `looks` are keyed by label, in the order of the experiment. `split`: "val", or "test" where no
-    validation split was taken and curves speak of the test split.
+    validation split was taken and curves speak of the test split. `decisions` is empty where no run decided anything.
     """
 
     dataset: str
@@ -35,6 +35,7 @@ class Group:
     looks: dict[str, Look]
     split: str
     notes: tuple[str, ...] = ()
+    decisions: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def labels(self) -> list[str]:
@@ -72,8 +73,12 @@ def without_variants(results: "Results") -> "Results":
     variants = results.definition.get("variants", {})
     if not variants:
         return results
-    frames = {name: getattr(results, name) for name in ("runs", "evals", "steps")}
-    kept = {name: frame[~frame["arm"].isin(variants)].reset_index(drop=True) for name, frame in frames.items()}
+    frames = {name: getattr(results, name) for name in ("runs", "evals", "steps", "decisions")}
+    kept = {
+        name: frame[~frame["arm"].isin(variants)].reset_index(drop=True)
+        for name, frame in frames.items()
+        if frame is not None
+    }
     arms = {arm: settings for arm, settings in results.arms.items() if arm not in variants}
     return replace(results, arms=arms, **kept)
 
@@ -98,7 +103,8 @@ def _group(results: "Results", dataset: str, model: str, alone: bool) -> Group:
     looks = {label: look(places[arm], variant) for label, (arm, variant) in order.items()}
     has_val = "val_loss" in evals and bool(evals["val_loss"].notna().any())
     split = "val" if has_val or "test_loss" not in evals or not evals["test_loss"].notna().any() else "test"
-    return Group(shown_dataset(dataset), model, runs, evals, steps, settings, looks, split, tuple(notes))
+    decisions = pd.DataFrame() if results.decisions is None else _follow(results.decisions, by_hash)
+    return Group(shown_dataset(dataset), model, runs, evals, steps, settings, looks, split, tuple(notes), decisions)
 
 
 def _follow(frame: pd.DataFrame, by_hash: dict[str, str]) -> pd.DataFrame:

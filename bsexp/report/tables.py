@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bsexp.analysis.paired import Estimate, paired_difference
+from bsexp.analysis.rates import NEAR, Usable, usable_rates
 from bsexp.options import OPTIONS
 from bsexp.report import numbers
 from bsexp.report.frames import STATES, batch_range, by_seed, outcome
@@ -203,6 +204,7 @@ def tuning_table(results: "Results") -> Table | None:
     order = {arm: place for place, arm in enumerate(results.arms)}
     ranks = tuning["arm"].map(lambda arm: order.get(arm, len(order)))
     tuning = tuning.assign(rank=ranks).sort_values(["rank", "arm", "lr"], kind="stable")
+    ranges = usable_rates(tuning)
     rows = []
     for row in tuning.to_dict("records"):
         chosen = bool(row["chosen"])
@@ -211,7 +213,28 @@ def tuning_table(results: "Results") -> Table | None:
         cells = [Cell(str(row["arm"])), _value(row["lr"], numbers.number), _value(row["val_loss"], numbers.loss)]
         seeds = row["seeds"]
         cells.append(Cell(seeds) if isinstance(seeds, str) else _value(seeds, numbers.count))
-        rows.append([*cells, Cell(status), Cell(f"chosen, {place}" if chosen else "")])
-    note = "Chosen by validation loss, on seeds that are not among the reported ones; the test split was not looked at."
-    headings = ["Arm", "Learning rate", "Validation loss (nats)", "Tuning seeds", "Status", "Place in the grid"]
+        around = usable_text(ranges[row["arm"]]) if chosen and row["arm"] in ranges else ""
+        rows.append([*cells, Cell(status), Cell(f"chosen, {place}" if chosen else ""), Cell(around)])
+    note = (
+        "Chosen by validation loss, on seeds that are not among the reported ones; the test split was not looked at. "
+        f"Usable: the rates next to the chosen one whose loss is at most {NEAR:.0%} above its own; ≤ and ≥ where none "
+        "beyond was tried."
+    )
+    headings = [
+        "Arm",
+        "Learning rate",
+        "Validation loss (nats)",
+        "Tuning seeds",
+        "Status",
+        "Place in the grid",
+        "Usable",
+    ]
     return Table("Tuning", headings, rows, note)
+
+
+def usable_text(rates: Usable) -> str:
+    """The usable range of rates: `0.01 to 0.04`, with ≤ or ≥ at an end beyond which none was tried."""
+    low, high = (("" if rates.below else "≤ ") + numbers.number(rates.low)), numbers.number(rates.high)
+    if rates.low == rates.high and rates.bounded:
+        return high
+    return f"{low} to {'' if rates.above else '≥ '}{high}"

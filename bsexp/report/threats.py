@@ -4,14 +4,11 @@ The one rule: each threat comes with its number, or says that it isn't known; wh
 once, with their numbers in the table of verdicts.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 from bsexp.analysis.confounds import Facts, confounds
 from bsexp.analysis.facts import facts_of, scope_of
-from bsexp.analysis.outlook import detectable
-from bsexp.analysis.paired import t_quantile
-from bsexp.analysis.power import power_better
+from bsexp.analysis.outlook import found_with
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.analysis.words import SENSITIVE
 from bsexp.report import numbers
@@ -51,15 +48,12 @@ def _claims(claims: list[int], whole: int) -> str:
 def _chance(judged: Judged) -> list[str]:
     """What chance may have hidden: the difference that would have been found, and what new test images add."""
     verdict, found = judged.verdict, judged.verdict.estimate
-    if found is None or found.half_width is None or not found.half_width:
+    least = found_with(verdict)
+    if found is None or found.half_width is None or least is None:
         return []
-    spread = found.half_width * math.sqrt(found.num) / t_quantile(found.num, 1 - verdict.alpha)
-    least = detectable(lambda effect, _: power_better(found.num, effect, 1.0, verdict.alpha))
-    if least is None:
-        return []
-    size = _size(judged, least * spread)
+    spread, size = (_size(judged, value) for value in least)
     said = [
-        f"Over {found.num} seeds the difference has a standard deviation of {_size(judged, spread)}: a true one of "
+        f"Over {found.num} seeds the difference has a standard deviation of {spread}: a true one of "
         f"{size} would be found in four of five such experiments, a smaller one less often."
     ]
     wide = verdict.new_data.half_width if verdict.new_data else None

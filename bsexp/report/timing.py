@@ -4,19 +4,17 @@ The one rule: a time is made of the batch sizes that a run's updates had, known 
 measured; where either is not known there is no time and the reason is told.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bsexp.analysis.hardware import (
+    AllReduce,
     HardwareTable,
     Modelled,
     Updates,
-    count_sizes,
     modelled_seconds,
     num_samples,
     num_updates,
@@ -27,6 +25,7 @@ from bsexp.records import QUIET_LOAD
 from bsexp.report import numbers
 from bsexp.report.groups import Group
 from bsexp.report.tables import Cell, Table
+from bsexp.report.updates import arm_updates
 
 if TYPE_CHECKING:
     from bsexp.store.tables import Results
@@ -37,18 +36,36 @@ TIME_COLUMNS = (
 )
 
 
+BYTES_PER_PARAMETER = 4
+
+
+@dataclass(frozen=True)
+class Network:
+    """What workers talk over: seconds for each message, bytes per second of a link."""
+
+    latency: float
+    bandwidth: float
+
+
 @dataclass(frozen=True)
 class Hardware:
     """A machine to tell times on. `about` is what its table was measured with, as far as that is known.
 
-    `workers`: the numbers of ideal workers to tell times for, rising. `asked`: the user named the table, so that what
-    it does not cover is refused; otherwise it is told.
+    `workers`: the numbers of workers to tell times for, rising; ideal ones, whose talking costs nothing, without a
+    `network`. `asked`: the user named the table, so that what it does not cover is refused; otherwise it is told.
     """
 
     table: HardwareTable
     about: Mapping[str, Any] = field(default_factory=dict)
     workers: tuple[int, ...] = (1,)
     asked: bool = True
+    network: Network | None = None
+
+    def all_reduce(self, num_parameters: int | None) -> AllReduce | None:
+        """What adding up gradients of so many parameters costs, in fp32; None where it costs nothing."""
+        if self.network is None or num_parameters is None:
+            return None
+        return AllReduce(self.network.latency, self.network.bandwidth, BYTES_PER_PARAMETER * num_parameters)
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ def group_time(results: "Results", group: Group, hardware: Hardware) -> GroupTim
     for label, updates in known.items():
         reference = arms[0].updates if arms else updates
         try:
-            arms.append(_arm_time(label, updates, reference, hardware))
+            arms.append(_arm_time(label, updates, reference, hardware, all_reduce_of(group, hardware)))
         except UsageError as error:
             if hardware.asked:
                 raise error.within(f"{results.name}, arm {label}") from None
@@ -105,9 +122,19 @@ def group_time(results: "Results", group: Group, hardware: Hardware) -> GroupTim
     return GroupTime(group, hardware, arms, notes)
 
 
-def _arm_time(label: str, updates: Updates, reference: Updates, hardware: Hardware) -> ArmTime:
-    seconds = {workers: modelled_seconds(hardware.table, updates, workers) for workers in hardware.workers}
-    ratios = {workers: time_ratio(hardware.table, updates, reference, workers) for workers in hardware.workers}
+def all_reduce_of(group: Group, hardware: Hardware) -> AllReduce | None:
+    """What workers' talking costs for the group's network."""
+    return hardware.all_reduce(int(group.finished["num_parameters"].max()) if hardware.network else None)
+
+
+def _arm_time(
+    label: str, updates: Updates, reference: Updates, hardware: Hardware, all_reduce: AllReduce | None
+) -> ArmTime:
+    table = hardware.table
+    seconds, ratios = {}, {}
+    for workers in hardware.workers:
+        seconds[workers] = modelled_seconds(table, updates, workers, all_reduce=all_reduce)
+        ratios[workers] = time_ratio(table, updates, reference, workers, all_reduce=all_reduce)
     return ArmTime(label, updates, seconds, ratios)
 
 
@@ -131,52 +158,6 @@ def _busy(hardware: Hardware) -> list[str]:
     ]
 
 
-# -- the batch sizes of a run's updates
-
-
-def arm_updates(results: "Results", group: Group, label: str) -> Updates:
-    """The updates of an arm by batch size: the mean over its finished runs. UsageError where one isn't known."""
-    runs = group.finished[group.finished["label"] == label]
-    total: dict[int, float] = {}
-    for run in runs.to_dict("records"):
-        for size, count in run_updates(results, group, {str(key): value for key, value in run.items()}).items():
-            total[size] = total.get(size, 0.0) + count
-    return {size: total[size] / len(runs) for size in sorted(total)}
-
-
-def run_updates(results: "Results", group: Group, run: Mapping[str, Any]) -> Updates:
-    """The updates of one run by batch size: from its log where that has each of them, else from its schedule.
-
-    UsageError where the schedule can't be made here, or doesn't give the updates that the run made.
-    """
-    key, made = run["config_hash"], (int(run["updates"]), int(run["samples"]))
-    logged = group.steps[group.steps["config_hash"] == key]
-    if len(logged) == made[0]:
-        return count_sizes(logged["batch_size"].astype(int))
-    settings = results.configs.get(key) or {**results.arms.get(run["arm"], {}), "lr": run["lr"], "seed": run["seed"]}
-    evals = group.evals[(group.evals["config_hash"] == key) & (group.evals["epoch"] > 0)]
-    if not len(evals):
-        raise UsageError("updates", f"run {key[:8]} has no evaluations to tell its training samples from")
-    num_train = round(evals["samples"].iloc[-1] / evals["epoch"].iloc[-1])
-    # What a seed draws changes no batch size.
-    same = json.dumps({**settings, "seed": 0}, sort_keys=True)
-    updates = dict(_simulated(same, made[1], num_train))
-    if (found := (round(num_updates(updates)), round(num_samples(updates)))) != made:
-        which = f"its schedule gives {found[0]:,} updates of {found[1]:,} samples, run {key[:8]} made {made[0]:,}"
-        raise UsageError("updates", f"{which} of {made[1]:,}", "report with the version that made it")
-    return updates
-
-
-@lru_cache(maxsize=1024)
-def _simulated(settings: str, total_samples: int, num_train: int) -> tuple[tuple[int, float], ...]:
-    from bsexp.config import RunConfig
-    from bsexp.schedules import simulate
-
-    schedule = RunConfig(**json.loads(settings)).build_schedule()
-    sizes = (update.batch_size for update in simulate(schedule, total_samples=total_samples, num_train=num_train))
-    return tuple(count_sizes(sizes).items())
-
-
 # -- table and rows
 
 
@@ -186,7 +167,7 @@ def time_table(time: GroupTime) -> Table:
     many = time.hardware.workers
     headings = ["Arm", "Updates", "Samples", "Samples/s", f"Updates relative to {first.label}"]
     for workers in many:
-        apart = f", {_ideal(workers)}" if len(many) > 1 or workers > 1 else ""
+        apart = f", {called(workers, time.hardware)}" if len(many) > 1 or workers > 1 else ""
         headings += [f"Time (s){apart}", f"Time relative to {first.label}{apart}"]
     rows = []
     for arm in time.arms:
@@ -208,8 +189,10 @@ def _cell(found: Modelled, write: Any) -> Cell:
     return Cell(f"{write(found.value)} [{write(found.low)}, {write(found.high)}]", found.value)
 
 
-def _ideal(workers: int) -> str:
-    return f"{workers:,} ideal workers" if workers > 1 else "1 worker"
+def called(workers: int, hardware: Hardware) -> str:
+    """`8 ideal workers`, or `8 workers` where their talking has a cost."""
+    ideal = "" if hardware.network else "ideal "
+    return f"{workers:,} {ideal}workers" if workers > 1 else "1 worker"
 
 
 def machine(hardware: Hardware) -> str:
@@ -232,11 +215,18 @@ def _note(hardware: Hardware) -> str:
         "interval of the table's own spread; it says nothing of new seeds, or of a machine that has other work to do."
     )
     if max(hardware.workers) > 1:
-        text += (
-            " P ideal workers share each update, the busiest with B / P samples, rounded up; talking to each other "
-            "costs them nothing, so real ones are slower."
-        )
+        text += f" P workers share each update, the busiest with B / P samples, rounded up; {talking(hardware)}."
     return text
+
+
+def talking(hardware: Hardware) -> str:
+    """What is assumed of workers that talk, as a clause."""
+    if (network := hardware.network) is None:
+        return "ideal ones: talking to each other costs them nothing, so real ones are slower"
+    return (
+        f"adding up their gradients in a ring costs 2 (P - 1) messages, each {network.latency:g} s and its bytes at "
+        f"{network.bandwidth:g} bytes/s, none of it hidden behind computing"
+    )
 
 
 def time_frame(times: list[GroupTime]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
-"""What each arm did: batch size, learning rate and noise scale along the budget.
+"""What each arm did: batch size, learning rate and noise scale along the budget, and the noise that was measured.
 
-The one rule: values are those logged by one run of each arm, and what changed in steps is drawn as steps.
+The one rule: values are those logged by one run of each arm, and what changes in steps, as a batch always does, is
+drawn as steps.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ PANELS = (
     ("lr", "Learning rate"),
     ("noise_scale", "Noise scale g = lr / (1 − momentum) · (N / batch size − 1)"),
 )
+MEASURED = ("b_simple", "Measured noise: b_simple = tr(Σ) / |G|² (samples)")
 WIDE_SPAN = 20.0
 THICKEST, THINNEST = 6.0, 1.4
 
@@ -24,20 +26,22 @@ THICKEST, THINNEST = 6.0, 1.4
 def schedules(group: Group) -> Figure | None:
     """Batch size, learning rate and noise scale of each arm against samples in epochs; None where nothing was logged.
 
-    Lines that coincide stay visible: later arms are thinner and lie on earlier ones.
+    With a panel for b_simple where some run measured it. Lines that coincide stay visible: later arms are thinner and
+    lie on earlier ones.
     """
     traces = {label: trace(group, label) for label in group.labels}
     traces = {label: steps for label, steps in traces.items() if len(steps)}
     if not traces:
         return None
+    shown = [*PANELS, *([MEASURED] if any(steps["b_simple"].notna().any() for steps in traces.values()) else [])]
     with style():
         height = max(2.5, 0.5 + 0.17 * len(traces))
-        total = 3 * height + 0.8
+        total = len(shown) * height + 0.8
         figure = Figure(figsize=(11, total))
-        panels = figure.subplots(3, 1)
+        panels = figure.subplots(len(shown), 1)
         figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.4 / total, bottom=0.55 / total, hspace=0.32)
         panels[-1].set_xlabel(f"samples seen (epochs{_size(traces)})")
-        for axes, (column, title) in zip(panels, PANELS, strict=True):
+        for axes, (column, title) in zip(panels, shown, strict=True):
             _panel(axes, group, traces, column)
             axes.set_title(title)
         return figure
@@ -51,6 +55,8 @@ def _size(traces: dict[str, pd.DataFrame]) -> str:
 def _panel(axes: Axes, group: Group, traces: dict[str, pd.DataFrame], column: str) -> None:
     lines = {label: steps[["epoch", column]].to_numpy(dtype=float) for label, steps in traces.items()}
     log = column != "lr"
+    if column == MEASURED[0]:
+        lines = {label: line for label, line in lines.items() if np.isfinite(line[:, 1]).any()}
     values = np.concatenate([line[:, 1] for line in lines.values()])
     values = values[np.isfinite(values)]
     positive = values[values > 0]
@@ -71,7 +77,7 @@ def _panel(axes: Axes, group: Group, traces: dict[str, pd.DataFrame], column: st
         axes.plot(
             np.concatenate([[0.0], line[:, 0]]),
             np.concatenate([heights[:1], heights]),
-            drawstyle="steps-pre" if _in_steps(line[:, 1]) else "default",
+            drawstyle="steps-pre" if column == "batch_size" or _in_steps(line[:, 1]) else "default",
             color=looks.color,
             linestyle=looks.dashes,
             linewidth=width,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from bsexp.analysis.declared import OF_TWINS
 from bsexp.analysis.facts import runs_of
 from bsexp.analysis.fits import heterogeneity
-from bsexp.analysis.outlook import outlooks
+from bsexp.analysis.outlook import found_with, outlooks
 from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.report import numbers
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
 
 VERDICT_COLUMNS = (
     *("claim", "arm_a", "arm_b", "outcome", "budget", "num_pairs", "difference", "low", "high", "p", "p_holm"),
-    *("p_signflip", "p_equivalence", "margin", "min_p", "power", "verdict", "note"),
+    *("p_signflip", "p_equivalence", "margin", "min_p", "power", "verdict", "note", "detectable"),
 )
+# Digits of the numbers in verdicts.csv. The last ones of a double depend on the processor that added them up.
+DIGITS = 10
+
+
+FAR = " Of disagreement and barrier, which say how far two orders of the samples lead apart, more counts as better."
+# Outcomes from 0 to 1 besides accuracies.
+SHARES = ("memorised", "generalization_gap", "disagreement", "calibration_error")
 
 
 def size_of(judged: Judged, other: "Verdict | None" = None) -> tuple[float | None, float | None, float | None]:
@@ -55,18 +63,27 @@ class Unit(NamedTuple):
 
 def unit_of(judged: Judged) -> Unit:
     """Shares are told in points, losses in nats; slopes and logarithms of ratios have no unit."""
-    claim = judged.declared.claim
-    if claim.kind in ("slope", "ratio"):
+    return unit_for(judged.declared.claim.kind, judged.declared.claim.outcome)
+
+
+def unit_for(kind: str, outcome: str) -> Unit:
+    """The unit of a claim of this kind about this outcome."""
+    if kind in ("slope", "ratio"):
         return Unit(1.0, 4, "")
-    if "accuracy" in claim.outcome or claim.outcome in ("memorised", "generalization_gap"):
+    if "accuracy" in outcome or outcome in SHARES:
         return Unit(100.0, 2, "points")
-    return Unit(1.0, 4, "nats" if "loss" in claim.outcome else "")
+    return Unit(1.0, 4, "nats" if "loss" in outcome or outcome == "barrier" else "")
 
 
 def _text(value: float | None, judged: Judged) -> str:
+    return amount(value, unit_of(judged))
+
+
+def amount(value: float | None, unit: Unit) -> str:
+    """A signed number in its unit, without the unit's name; a dash for none."""
     if value is None:
         return numbers.DASH
-    scale, digits, _ = unit_of(judged)
+    scale, digits, _ = unit
     text = f"{scale * value:+.{digits}f}"
     # A rounded zero has no sign.
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
@@ -100,6 +117,7 @@ def verdict_table(findings: Findings) -> Table:
     note = (
         f"{findings.standing} Differences are the first arm less the second, shares in points, losses in nats, "
         "ratios as log2; intervals at the level left after Holm over the claims. Positive losses are worse."
+        + (FAR if any(judged.declared.claim.outcome in OF_TWINS for judged in findings.judged) else "")
     )
     headings = ["Claim", "Verdict", "Arms", "Outcome", "Difference", "Margin", "p (Holm)", "Pairs"]
     return Table("Verdicts", headings, rows, note)
@@ -109,13 +127,23 @@ def verdict_notes(findings: Findings) -> list[str]:
     """What belongs to each verdict: its own notes, the rates chosen, and where it was claimed."""
     found = []
     for number, judged in enumerate(findings.judged, start=1):
-        parts = list(judged.verdict.notes)
+        parts = [*_margin_note(judged), *judged.verdict.notes]
         rates = [f"{arm} {lr:g}" for arm, lr in judged.rates.items() if lr is not None]
         parts += [f"Learning rates: {', '.join(rates)}."] if rates else []
         parts += [f"Claimed by {judged.declared.source}."] if judged.declared.source else []
         if parts:
             found.append(f"Claim {number}: {' '.join(parts)}")
     return found
+
+
+def _margin_note(judged: Judged) -> list[str]:
+    """What the margin amounts to: in its unit, as a share of the control's effect, and in test images."""
+    verdict = judged.verdict
+    if verdict.margin is None or verdict.margin_share is None:
+        return []
+    told = f"{_text(verdict.margin, judged).lstrip('+')} {unit_of(judged).name}".rstrip()
+    images = "" if verdict.margin_images is None else f", {verdict.margin_images:.1f} test images"
+    return [f"Margin: {told}, {100 * verdict.margin_share:.0f} % of the control's effect{images}."]
 
 
 def sensitivity_table(findings: Findings) -> Table | None:
@@ -224,7 +252,10 @@ def _updates(judged: Judged, results: "Results") -> str:
 
 
 def verdict_frame(findings: Findings | None, results: "Results") -> pd.DataFrame:
-    """verdicts.csv: a row per claim; empty where nothing was claimed. `budget`: epochs, where the arms share it."""
+    """verdicts.csv: a row per claim; empty where nothing was claimed. `budget`: epochs, where the arms share it;
+    `power`: as planned, where the claim states sd and effect; `detectable`: the true difference that would be found in
+    four of five such experiments, at the spread that was seen.
+    """
     rows = []
     power = [one.power for one in outlooks([judged.declared for judged in findings.judged])] if findings else []
     for judged, planned in zip(findings.judged if findings else (), power, strict=True):
@@ -234,8 +265,14 @@ def verdict_frame(findings: Findings | None, results: "Results") -> pd.DataFrame
         budget = float(epochs[0]) if len(epochs) == 1 else None
         row = [judged.declared.text, first, second, verdict.outcome, budget, verdict.num_pairs, *size_of(judged)]
         row += [verdict.p, verdict.p_holm, verdict.p_sign_flip, verdict.p_equivalence, verdict.margin, verdict.min_p]
-        rows.append([*row, planned, verdict.text, " ".join(verdict.notes)])
+        least = found_with(verdict)
+        rows.append([*row, planned, verdict.text, " ".join(verdict.notes), None if least is None else least[1]])
     return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
+
+
+def verdicts_csv(frame: pd.DataFrame) -> str:
+    """The text of verdicts.csv: numbers to 10 significant digits, so that the same results give it anywhere."""
+    return frame.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
 
 
 def claim_documents(findings: Findings | None) -> list[dict[str, Any]]:

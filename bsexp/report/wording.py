@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bsexp import catalog
 from bsexp.report import numbers
+from bsexp.report.courses import Course, asked, asking, course, deciding, policies, unusable
 from bsexp.report.frames import STATES, batch_range, outcome
 from bsexp.report.groups import Group
 from bsexp.report.tables import setting, shared_settings
@@ -202,6 +203,8 @@ def picture(group: Group, name: str, stem: str) -> Picture:
             "Batch size, learning rate and noise scale along the budget. " + _batches(group),
             "As trained, from the log of one seed per arm. A line on top of others is drawn thinner.",
         )
+    if name in ("decisions", "shadow"):
+        return _decided(group, name, stem)
     averaged = name == "curves-averaged"
     ending = "_ema" if averaged else ""
     last = _listed(group, f"{group.split}_accuracy{ending}", f"{group.split}_loss{ending}")
@@ -215,6 +218,39 @@ def picture(group: Group, name: str, stem: str) -> Picture:
         "steep beginning lies outside the panels. Updates and seconds are on a logarithmic axis where arms "
         "differ much.",
     )
+
+
+def _decided(group: Group, name: str, stem: str) -> Picture:
+    if name == "decisions":
+        parts = [
+            f"{label} batch {numbers.count(found.values[0, 0])} at first, {_ends(found)} at the end"
+            for label in deciding(group)
+            for found in (course(group, label, policies(group, label)[0]),)
+        ]
+        return Picture(
+            stem,
+            "What was decided along the run",
+            f"The batch size that each closed loop decided for, against samples. {'; '.join(parts)}.",
+            "Bold: median over seeds of what was decided; thin: seeds. Other arms as trained, from the log of one "
+            "seed. Decisions follow each percent of the budget (decisions.csv has what was seen, and why).",
+        )
+    parts = [
+        f"{policy} {_ends(course(group, label, policy))}" for label in asking(group) for policy in asked(group, label)
+    ]
+    refused = sorted({policy for label in asking(group) for policy in unusable(group, label)})
+    return Picture(
+        stem,
+        "What each policy would have chosen",
+        f"Batch sizes that policies would have had along a run that follows its schedule; at the end: "
+        f"{'; '.join(parts) or '0 policies'}.",
+        "Each policy saw the same run, which followed its schedule (grey), and moved a batch size of its own from its "
+        "earlier decisions: what it would have seen in a run that it steers may differ. Bold: median over seeds; thin: "
+        "seeds." + (f" Can't be used in this setting: {', '.join(refused)}." if refused else ""),
+    )
+
+
+def _ends(found: Course) -> str:
+    return numbers.span(sorted(found.values[:, -1].tolist()))
 
 
 def _listed(group: Group, accuracy: str, loss: str) -> str:

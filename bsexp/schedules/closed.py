@@ -5,12 +5,13 @@ of an update follow from the state and the progress; the engine makes observatio
 """
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bsexp.errors import UsageError
-from bsexp.schedules.base import Hyper, Progress
+from bsexp.schedules.base import Hyper, Progress, Schedule
 from bsexp.schedules.patience import Patience
 from bsexp.schedules.planned import Planned, Wanted
 from bsexp.signals.noise import Noise
@@ -27,6 +28,20 @@ def decision_due(samples_before: int, samples: int, total_samples: int) -> bool:
     """
     passed = DECISIONS * samples_before // total_samples != DECISIONS * samples // total_samples
     return passed and samples < total_samples
+
+
+def replayed(first: int, decisions: Sequence[tuple[int, int]]) -> Schedule:
+    """The batch sizes that a closed loop decided for, as an open loop: `first`, and from each (samples, batch) on that.
+
+    `decisions` by rising samples. Of its values only the batch size means anything.
+
+    >>> schedule = replayed(16, [(64, 32)])
+    >>> [schedule(Progress(0, at, 200, 100)).batch_size for at in (0, 48, 64)]
+    [16, 16, 32]
+    """
+    starts = [samples for samples, _ in decisions]
+    batches = [first, *(batch for _, batch in decisions)]
+    return lambda progress: Hyper(batches[bisect_right(starts, progress.samples)], 1.0, 0.0)
 
 
 class Score(NamedTuple):
@@ -162,7 +177,7 @@ class ClosedLoop:
         """Raises UsageError: what will be decided isn't known before the run is made. Fine where nothing is decided."""
         if self.others:
             return self.ground(progress)
-        cure = "only a run can tell (with --log-samples 0, a row for each update)"
+        cure = "only a run can tell, by its decisions.csv"
         raise UsageError(self.name, "its batch size and rate are decided along the run", cure)
 
     def _decided(self, decide: Decide, state: State, seen: Observation) -> State:

@@ -5,7 +5,7 @@ The one rule: N D = 1 + b_simple, with the covariance divided by N: the same sig
 
 
 def gradient_diversity(sum_of_sq_norms: float, sq_norm_of_sum: float) -> float:
-    """D = sum |g_i|^2 / |sum g_i|^2 over N samples (Yin et al. 2018, arXiv:1706.05699, definition 1).
+    """D = sum |g_i|^2 / |sum g_i|^2 over N samples (Yin et al. 2018, arXiv:1706.05699, who name it).
 
     From 1/N, all alike, without an upper end. Raises ValueError where the sum has no length, or for negative numbers.
 

@@ -12,7 +12,7 @@ from typing import Any
 from bsexp.errors import StoreError
 from bsexp.records import HardwareRow, columns
 from bsexp.store.files import csv_text, ensure_folder, read_json, write_json, write_text
-from bsexp.store.paths import hardware_about
+from bsexp.store.paths import about_table
 from bsexp.store.reading import Column, read_cells, read_values
 
 CURE = "restore the file, or measure again (bsexp measure)"
@@ -65,12 +65,12 @@ def _wrong(row: HardwareRow, before: HardwareRow | None) -> str:
 
 def read_about(path: Path) -> dict[str, Any]:
     """What the table at `path` was measured with, from the file beside it; empty where there is none."""
-    about = hardware_about(path)
+    about = about_table(path)
     return read_json(about) if about.exists() else {}
 
 
 def write_hardware(path: Path, rows: Sequence[HardwareRow], about: Mapping[str, Any]) -> None:
     """Write hardware.csv and, before it, what it was measured with; each in one go. StoreError where that can't be."""
     ensure_folder(path.parent)
-    write_json(hardware_about(path), about)
+    write_json(about_table(path), about)
     write_text(path, csv_text(columns(HardwareRow), map(asdict, rows)))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def pack(place: Experiment) -> int:
-    """Write runs.csv, evals.csv.gz, steps.csv.gz (the first seed of each arm), test_predictions.npz and
-    environments.json beside the run folders; bytes written. A folder that is packed already is left alone.
+    """Write runs.csv, evals.csv.gz, steps.csv.gz (the first seed of each arm), test_predictions.npz, environments.json
+    and, where something was decided along runs, decisions.csv.gz beside the run folders; bytes written. A folder that
+    is packed already is left alone.
 
     Of predictions the classes are kept, and the losses of single images where a claim is about them.
     """
@@ -32,9 +33,12 @@ def pack(place: Experiment) -> int:
     write_text(place.runs_table, _text(results.runs))
     _write_zipped(place.evals_table, _text(results.evals))
     _write_zipped(place.steps_table, _text(results.steps[results.steps["seed"] == first]))
+    if results.decisions is not None:
+        _write_zipped(place.decisions_table, _text(results.decisions))
     write_json(place.environments, {"environments": results.environments})
     _write_predictions(place)
-    files = (place.runs_table, place.evals_table, place.steps_table, place.environments, place.predictions)
+    tables = (place.runs_table, place.evals_table, place.steps_table, place.decisions_table)
+    files = (*tables, place.environments, place.predictions)
     return sum(path.stat().st_size for path in files if path.exists())
 
 

@@ -142,6 +142,11 @@ class Experiment:
         return self.path / "steps.csv.gz"
 
     @property
+    def decisions_table(self) -> Path:
+        """Only in a packed folder, and only where something was decided along the runs."""
+        return self.path / "decisions.csv.gz"
+
+    @property
     def predictions(self) -> Path:
         """Only in a packed folder."""
         return self.path / "test_predictions.npz"
@@ -161,9 +166,32 @@ class Experiment:
         return self.path / "tune.csv"
 
     @property
+    def inspected(self) -> Path:
+        """What was measured of finished runs afterwards; only where that was asked for."""
+        return self.path / "inspected.csv"
+
+    @property
     def hardware(self) -> Path:
         """Seconds per update by batch size, where they were measured or put."""
         return self.path / "hardware.csv"
+
+    def find_lr(self, ending: str) -> Path:
+        """The files of a range test: its rows (csv), what it was made with and found (json), its figure (png, svg)."""
+        return self.path / f"find_lr.{ending}"
+
+    def find_batch(self, ending: str) -> Path:
+        """The files of a search for batch sizes: its rows (csv), what it was made with and found (json)."""
+        return self.path / f"find_batch.{ending}"
+
+    @property
+    def gradients(self) -> Path:
+        """Errors of batches' gradients, where they were measured."""
+        return self.path / "gradient.csv"
+
+    @property
+    def critical(self) -> Path:
+        """Branches for the critical batch, where they were made."""
+        return self.path / "critical.csv"
 
     @property
     def report(self) -> Path:
@@ -188,6 +216,6 @@ class Experiment:
         return self.evals_table.exists() and not self.has_runs
 
 
-def hardware_about(table: Path) -> Path:
-    """What a hardware table was measured with, beside it: hardware.json for hardware.csv."""
+def about_table(table: Path) -> Path:
+    """What a measured table was measured with, beside it: hardware.json for hardware.csv."""
     return table.with_suffix(".json")

@@ -4,7 +4,7 @@ The one rule: losses are told in 255 levels, a factor of 2^0.1 apart, which is w
 costs is known to 3.5 %, and a mean over thousands far better than its own spread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import StoreError
@@ -54,23 +54,51 @@ def read_examples(place: Experiment, outcome: str) -> dict[str, "numpy.ndarray"]
     if metric not in ("test_accuracy", "test_loss"):
         return {}
     loss = metric == "test_loss"
-    return _from_packed(place, which, loss) if place.packed else _from_folders(place, which, loss)
+    kept = (_from_packed if place.packed else _from_folders)(place, which, loss)
+    return {key: told if loss else (told == labels).astype("uint8") for key, told, labels in kept}
 
 
-def _from_packed(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.ndarray"]:
+def read_classes(place: Experiment) -> dict[str, "numpy.ndarray"]:
+    """The class that each run, by config hash, predicts for each test image, last weights, shape (M,).
+
+    Runs that keep no predictions are left out. StoreError for a damaged file.
+    """
+    read = _from_packed if place.packed else _from_folders
+    return {config_hash: classes for config_hash, classes, _ in read(place, WHICH[""], False)}
+
+
+def read_confidences(folder: RunFolder) -> "tuple[numpy.ndarray, numpy.ndarray] | None":
+    """Of each test image the probability that the last weights give their prediction, and whether it is right, (M,).
+
+    None where the run keeps no predictions. StoreError for a damaged file.
+    """
+    if not folder.predictions.exists():
+        return None
+    arrays = read_arrays(folder.predictions)
+    names = ("last_confidences", "last_classes", "labels")
+    if any(name not in arrays for name in names):
+        return None
+    confidences, classes, labels = (arrays[name] for name in names)
+    _check(confidences.shape == classes.shape == labels.shape, folder.predictions)
+    return confidences, classes == labels
+
+
+Kept = Iterator[tuple[str, "numpy.ndarray", "numpy.ndarray"]]
+
+
+def _from_packed(place: Experiment, which: str, loss: bool) -> Kept:
+    """Config hash, then of each image the predicted class, or the loss, and the label."""
     if not place.predictions.exists():
-        return {}
+        return
     arrays = read_arrays(place.predictions)
-    found: dict[str, numpy.ndarray] = {}
     for ending in _endings(arrays):
         name, labels = f"{which}_losses{ending}" if loss else which + ending, f"labels{ending}"
         if name not in arrays or labels not in arrays:
             continue
         columns, hashes = arrays[name], arrays[f"config_hash{ending}"]
         _check(columns.shape == (len(arrays[labels]), len(hashes)), place.predictions)
-        told = losses_of(columns) if loss else (columns == arrays[labels][:, None]).astype("uint8")
-        found |= {str(config_hash): told[:, number] for number, config_hash in enumerate(hashes)}
-    return found
+        columns = losses_of(columns) if loss else columns
+        yield from ((str(hashes[k]), columns[:, k], arrays[labels]) for k in range(len(hashes)))
 
 
 def _endings(arrays: Mapping[str, Any]) -> list[str]:
@@ -78,17 +106,15 @@ def _endings(arrays: Mapping[str, Any]) -> list[str]:
     return [ending for k in range(len(arrays)) if f"config_hash{(ending := f'@{k}' if k else '')}" in arrays]
 
 
-def _from_folders(place: Experiment, which: str, loss: bool) -> dict[str, "numpy.ndarray"]:
-    found = {}
+def _from_folders(place: Experiment, which: str, loss: bool) -> Kept:
+    """As `_from_packed` gives it."""
     for config_hash, folder in finished_with_predictions(place):
         arrays = read_arrays(folder.predictions)
         name = f"{which}_{'losses' if loss else 'classes'}"
         if name not in arrays or "labels" not in arrays:
             continue
         _check(arrays[name].shape == arrays["labels"].shape, folder.predictions)
-        right = arrays[name] == arrays["labels"]
-        found[config_hash] = losses_of(loss_levels(arrays[name])) if loss else right.astype("uint8")
-    return found
+        yield config_hash, losses_of(loss_levels(arrays[name])) if loss else arrays[name], arrays["labels"]
 
 
 def _check(fits: bool, path: Any) -> None:

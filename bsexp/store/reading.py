@@ -62,7 +62,8 @@ def _column(name: str, kind: Any) -> Column:
     return Column("number", empty, low=0.0 if name.endswith("seconds") else -math.inf)
 
 
-def _columns_of(row: type) -> dict[str, Column]:
+def columns_of(row: type) -> dict[str, Column]:
+    """The columns of a record, from the types of its fields."""
     return {field.name: _column(field.name, field.type) for field in fields(row)}
 
 
@@ -70,15 +71,15 @@ TEXT = Column("text", empty=True)
 NAME = Column("text")
 KEY = {"arm": NAME, "seed": Column("whole", low=0), "lr": Column("number", low=0.0, open_low=True), "config_hash": NAME}
 # A row of steps.csv comes after an update.
-STEPS = _columns_of(StepRow) | {"epoch": Column("number", low=0.0, open_low=True), "samples": Column("whole", low=1)}
-EVALS = _columns_of(EvalRow)
+STEPS = columns_of(StepRow) | {"epoch": Column("number", low=0.0, open_low=True), "samples": Column("whole", low=1)}
+EVALS = columns_of(EvalRow)
 SUMMARY: dict[str, Column] = {
     **dict.fromkeys(("experiment", "schedule", "dataset", "model"), TEXT),
     **KEY,
     **dict.fromkeys(("batch_size", "max_batch"), Column("whole", low=1)),
     "epochs": KEY["lr"],
     "wall_seconds": Column("number", low=0.0),
-    **_columns_of(Outcome),
+    **columns_of(Outcome),
     "status": NAME,
 }
 TUNING = {
@@ -97,7 +98,7 @@ HELD_OUT = {
 }
 
 
-class _Table(NamedTuple):
+class Cells(NamedTuple):
     """The cells of a CSV by column, and the line on which each row ends."""
 
     path: Path
@@ -141,7 +142,7 @@ def read_runs_table(path: Path) -> "pandas.DataFrame":
         if run in seen:
             raise table.refuse(row, f"the same run as on line {table.lines[seen[run]]}")
         seen[run] = row
-    return _frame(table, wanted)
+    return frame_of(table, wanted)
 
 
 def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -153,7 +154,7 @@ def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas
     wanted = {name: column for name, column in known.items() if name not in HELD_OUT["val_"]}
     spare = HELD_OUT if row is EvalRow else {}
     table = read_cells(path, wanted, WHOLE_CURE, spare)
-    frame = _frame(table, {**wanted, **{name: column for part in spare.values() for name, column in part.items()}})
+    frame = frame_of(table, {**wanted, **{name: column for part in spare.values() for name, column in part.items()}})
     _check_forward(table, frame, ("arm", "config_hash"))
     _check_ends(table, frame, runs, every=row is EvalRow)
     return frame
@@ -163,7 +164,7 @@ def read_tuning(path: Path) -> "pandas.DataFrame":
     """tune.csv: a row per learning rate tried. Raises StoreError with file and line."""
     import pandas
 
-    frame = _frame(read_cells(path, TUNING, "restore the file, or remove it"), TUNING)
+    frame = frame_of(read_cells(path, TUNING, "restore the file, or remove it"), TUNING)
     # A single seed is a number, several are a text.
     if all(text.isdigit() for text in frame["seeds"]):
         frame["seeds"] = pandas.to_numeric(frame["seeds"])
@@ -177,7 +178,7 @@ def packed_statuses(path: Path) -> list[str]:
     return table.cells["status"]
 
 
-def _check_statuses(table: _Table) -> None:
+def _check_statuses(table: Cells) -> None:
     for row, status in enumerate(table.cells["status"]):
         if status not in STATUSES:
             raise table.refuse(row, f"status {status!r}, expected one of {', '.join(STATUSES)}")
@@ -217,7 +218,7 @@ def _records(path: Path, text: str, cure: str) -> Iterator[tuple[int, list[str]]
 
 def read_cells(
     path: Path, wanted: Mapping[str, Column], cure: str, spare: Mapping[str, Mapping[str, Column]] | None = None
-) -> _Table:
+) -> Cells:
     """The cells of a CSV with the columns `wanted`, in that order, and with at least one of the sets of `spare`."""
     records = _records(path, _text(path, cure), cure)
     _, header = next(records, (1, []))
@@ -234,7 +235,7 @@ def read_cells(
         rows.append(record)
         lines.append(line)
     found = zip(*rows, strict=True) if rows else ((),) * len(header)
-    return _Table(path, {name: list(cells) for name, cells in zip(header, found, strict=True)}, lines, cure)
+    return Cells(path, {name: list(cells) for name, cells in zip(header, found, strict=True)}, lines, cure)
 
 
 def _wrong_header(header: list[str], wanted: list[str]) -> str:
@@ -248,13 +249,14 @@ def _wrong_header(header: list[str], wanted: list[str]) -> str:
     return f"column {twice[0]!r} twice" if twice else f"columns in another order: {','.join(header)}"
 
 
-def _frame(table: _Table, wanted: Mapping[str, Column]) -> "pandas.DataFrame":
+def frame_of(table: Cells, wanted: Mapping[str, Column]) -> "pandas.DataFrame":
+    """The table with its columns as numbers and texts; StoreError at the first cell that can't be one."""
     import pandas
 
     return pandas.DataFrame(_arrays(table, wanted))
 
 
-def _arrays(table: _Table, wanted: Mapping[str, Column]) -> dict[str, Any]:
+def _arrays(table: Cells, wanted: Mapping[str, Column]) -> dict[str, Any]:
     """The columns of `table`: numbers as arrays, texts and flags as lists."""
     import numpy
 
@@ -267,7 +269,7 @@ def _arrays(table: _Table, wanted: Mapping[str, Column]) -> dict[str, Any]:
     return found
 
 
-def read_values(table: _Table, name: str, column: Column) -> list[Any]:
+def read_values(table: Cells, name: str, column: Column) -> list[Any]:
     """The values of one column; StoreError at the first cell that can't be one."""
     cells = table.cells[name]
     if not column.empty and "" in cells:
@@ -306,7 +308,7 @@ def _sound(cells: list[str], column: Column) -> list[float] | None:
     return numbers
 
 
-def _flag(table: _Table, row: int, name: str, cell: str) -> bool:
+def _flag(table: Cells, row: int, name: str, cell: str) -> bool:
     if cell not in ("True", "False"):
         raise table.refuse(row, f"{name} is {cell!r}, expected True or False")
     return cell == "True"
@@ -323,7 +325,7 @@ def _out_of_range(value: float, column: Column) -> str:
     return f"a number up to {column.high:g}" if value > column.high else ""
 
 
-def _check_forward(table: _Table, columns: "Mapping[str, Any] | pandas.DataFrame", key: tuple[str, ...]) -> None:
+def _check_forward(table: Cells, columns: "Mapping[str, Any] | pandas.DataFrame", key: tuple[str, ...]) -> None:
     """Within each run `step`, `samples` and `epoch` grow from row to row, and its rows stand together."""
     columns_ = [columns[name].tolist() for name in ("step", "samples", "epoch")]
     if not key and all(all(map(operator.lt, values, values[1:])) for values in columns_):
@@ -341,7 +343,7 @@ def _check_forward(table: _Table, columns: "Mapping[str, Any] | pandas.DataFrame
         begun.add(run)
 
 
-def _check_ends(table: _Table, frame: "pandas.DataFrame", runs: "pandas.DataFrame", every: bool) -> None:
+def _check_ends(table: Cells, frame: "pandas.DataFrame", runs: "pandas.DataFrame", every: bool) -> None:
     """Rows belong to a run of `runs` and end where it ended; `every` run not cut short has some, or each arm."""
     key = ["arm", "config_hash"]
     ends = {tuple(run[:2]): run[2:] for run in runs[[*key, "samples", "status"]].itertuples(index=False, name=None)}
@@ -412,7 +414,8 @@ def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         inside = document.get(table, {}) if table not in wrong else {}
         wrong += [f"{table}.{arm}" for arm, each in inside.items() if not isinstance(each, dict) or set(each) != keys]
     if "tune" in document and "tune" not in wrong:
-        wrong += [f"tune.{key}" for key in ("lr", "seeds") if not isinstance(document["tune"].get(key), list)]
+        grid = "lr_factor" if "lr_factor" in document["tune"] else "lr"
+        wrong += [f"tune.{key}" for key in (grid, "seeds") if not isinstance(document["tune"].get(key), list)]
     if wrong:
         raise StoreError(
             "results", f"{path}: {wrong[0]} is not what was written", "restore it or choose another --name"

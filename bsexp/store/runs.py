@@ -220,11 +220,16 @@ def publish(folder: RunFolder, attempt: RunFolder, lease: Lease) -> None:
             if path != attempt.summary and not path.name.startswith((".", "checkpoint-")):
                 os.replace(path, folder.path / path.name)
         sync(folder.path)
+        # Before the summary is in place: nobody looks into a finished run again, so what a kill left there would stay.
+        for path in folder.attempts():
+            if path != attempt.path:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in attempt.checkpoints():
+            path.unlink(missing_ok=True)
         os.replace(attempt.summary, folder.summary)
         sync(folder.path)
         folder.failure.unlink(missing_ok=True)
-        for path in folder.attempts():
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(attempt.path, ignore_errors=True)
         for number, path in leases(folder.path).items():
             if number != lease.number:
                 path.unlink(missing_ok=True)

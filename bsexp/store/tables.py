@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import BsexpError, StoreError
-from bsexp.records import SUMMARY_COLUMNS, EvalRow, StepRow, columns, eval_columns
-from bsexp.store import reading
+from bsexp.options import OPTIONS, RUN_FIELDS
+from bsexp.records import SUMMARY_COLUMNS, DecisionRow, EvalRow, StepRow, columns, eval_columns
+from bsexp.schedules import SCHEDULES
+from bsexp.store import decided, reading
 from bsexp.store.files import csv_text, read_json, write_text
 from bsexp.store.lease import holder
 from bsexp.store.paths import Experiment, RunFolder
@@ -39,6 +41,7 @@ class Results:
     a row per tried value. `planned` counts the runs asked for, `left_out` names what was damaged and is not in here.
     `configs` has the resolved settings of each run by config_hash; empty for a packed folder, which keeps only `arms`.
     `place` is where they lie, `definition` what is kept there of the experiment; empty for results of no experiment.
+    `decisions` has arm, seed, config_hash before the columns of decisions.csv; None where no run decided anything.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Results:
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     place: Experiment = field(default_factory=lambda: Experiment(Path("results")))
     definition: dict[str, Any] = field(default_factory=dict)
+    decisions: "pandas.DataFrame | None" = None
 
 
 def read_definition(experiment: Experiment) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         configs=frames.configs,
         place=experiment,
         definition=definition,
+        decisions=frames.decisions,
     )
 
 
@@ -127,6 +132,7 @@ class _Frames:
     steps: "pandas.DataFrame"
     environments: list[dict[str, Any]]
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decisions: "pandas.DataFrame | None" = None
 
 
 def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
@@ -136,6 +142,8 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
     configs: list[dict[str, Any]] = []
     evals: list[Columns] = []
     steps: list[Columns] = []
+    decisions: list[Columns] = []
+    deciders: list[dict[str, Any]] = []
     environments: dict[str, dict[str, Any]] = {}
     for folder in experiment.run_folders():
         try:
@@ -150,10 +158,14 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
                 reading.read_columns(folder.evals, eval_columns(config["val_fraction"]), end),
                 reading.read_columns(folder.steps, columns(StepRow), summary["samples"]),
             ]
+            found = decided.read_decisions(folder.decisions, summary["samples"]) if _decides(config) else None
             environment = read_json(folder.environment)
         except BsexpError as error:
             skipped(error)
             continue
+        if found is not None:
+            decisions.append({str(name): found[name].to_numpy() for name in found})
+            deciders.append(summary)
         summaries.append(summary)
         configs.append(config)
         evals.append(parts[0])
@@ -171,7 +183,14 @@ def _unpacked(experiment: Experiment, skipped: SKIPPED) -> _Frames:
         _joined(steps, summaries, STEP_KEY, StepRow),
         list(environments.values()),
         {summary["config_hash"]: config for summary, config in zip(summaries, configs, strict=True)},
+        _joined(decisions, deciders, STEP_KEY, DecisionRow) if decisions else None,
     )
+
+
+def _decides(config: dict[str, Any]) -> bool:
+    """Whether a run with these settings decides along its way."""
+    schedule = config.get("schedule")
+    return schedule in SCHEDULES and SCHEDULES[schedule].closed
 
 
 def _labels(summaries: list[dict[str, Any]], configs: list[dict[str, Any]]) -> list[str]:
@@ -180,8 +199,10 @@ def _labels(summaries: list[dict[str, Any]], configs: list[dict[str, Any]]) -> l
     Under `runs` everything collects, and averages over different settings would mean nothing.
     """
     settings: dict[str, list[dict[str, Any]]] = {}
+    # A run made before there was an option is one with the option's default.
+    defaults = {name: OPTIONS[name].default for name in RUN_FIELDS}
     flat = [
-        {**{k: v for k, v in config.items() if k not in ("seed", "parameters")}, **config["parameters"]}
+        {**{k: v for k, v in {**defaults, **config}.items() if k not in ("seed", "parameters")}, **config["parameters"]}
         for config in configs
     ]
     for summary, values in zip(summaries, flat, strict=True):
@@ -236,8 +257,12 @@ def _packed(experiment: Experiment, skipped: SKIPPED) -> _Frames:
             (experiment.steps_table, STEP_KEY, StepRow),
         )
     )
-    path = experiment.environments
-    return _Frames(runs, evals, steps, _kept(lambda: reading.environments_of(path, read_json(path)), [], skipped))
+    path, table = experiment.environments, experiment.decisions_table
+    environments = _kept(lambda: reading.environments_of(path, read_json(path)), [], skipped)
+    decisions = None
+    if table.exists():
+        decisions = _kept(lambda: decided.read_packed_decisions(table, runs), None, skipped)
+    return _Frames(runs, evals, steps, environments, decisions=decisions)
 
 
 def _kept(read: Callable[[], Any], otherwise: Any, skipped: SKIPPED) -> Any:

@@ -6,7 +6,7 @@ The one rule: an axis is checked and counted here, without building a single cel
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from bsexp.config import check_value
+from bsexp.config import check_value, parse_values
 from bsexp.errors import UsageError, nearest, shown
 from bsexp.options import OPTIONS, SETTINGS
 from bsexp.schedules import find_strategy
@@ -149,3 +149,18 @@ def note_doubles(place: str, doubled: int, notes: list[str]) -> None:
     """Note values that were given more than once."""
     if doubled:
         notes.append(f"{place}: {doubled} doubled value{'s'[: doubled > 1]} merged")
+
+
+def read_seeds(value: Any, place: str, notes: list[str]) -> tuple[int, ...]:
+    """Seeds as written: "0-5", a list or a number, each once; doubled ones are noted. Raises UsageError."""
+    if isinstance(value, str):
+        seeds = parse_values(OPTIONS["seed"], value, place)
+    elif isinstance(value, list):
+        seeds = [check_value(OPTIONS["seed"], item, place) for item in value]
+    else:
+        seeds = [check_value(OPTIONS["seed"], value, place)]
+    if not seeds:
+        raise UsageError(place, shown(value), 'give seeds such as "0-5"')
+    distinct = tuple(dict.fromkeys(seeds))
+    note_doubles(place, len(seeds) - len(distinct), notes)
+    return distinct

@@ -4,7 +4,7 @@ The one rule: finished runs are found by their folders and never made again; the
 the first of them starts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +19,11 @@ from bsexp.store.lock import declaration, declare
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.runs import announce, finished
 from bsexp.store.tables import load_results, read_definition, write_runs_table
-from bsexp.sweep.executors import Event, run_local
 from bsexp.sweep.experiment import Experiment
 from bsexp.sweep.grid import PlannedRun, arm_definition, is_tuned, plan_runs, planned_runs, task_of
 from bsexp.sweep.prefix import find_forks
-from bsexp.sweep.signals import StopSignals
-from bsexp.sweep.tasks import Execution, Task
+from bsexp.sweep.queue import Event
+from bsexp.sweep.tasks import Task
 from bsexp.sweep.tuning import choose, rates_beyond, write_choice
 
 # So many runs that fail alike, before any has finished, are not bad luck.
@@ -33,18 +32,19 @@ ALIKE = 3
 EXTENSIONS = 10
 
 
+Maker = Callable[[Sequence[Task]], Generator[Event, None, None]]
+
+
 @dataclass(frozen=True)
 class Means:
-    """With what a sweep is made: one worker per entry of `devices`, none to plan only.
+    """With what a sweep is made: `maker` makes tasks and yields what happens; None to plan only.
 
     `retry` (failed, diverged, all or None): which runs that ended without a result are made again. `fail_fast`: the
     first failure ends everything. `share_prefix`: what several runs have in common is trained once. `extend_grid`:
     tuning goes on beyond the ends of the given grid.
     """
 
-    devices: tuple[str, ...]
-    execution: Execution
-    stop: StopSignals
+    maker: Maker | None
     retry: str | None = None
     fail_fast: bool = False
     share_prefix: bool = True
@@ -94,7 +94,7 @@ def conduct(experiment: Experiment, place: Place, means: Means, watch: Watch) ->
     for look in experiment.looks or (len(experiment.seeds),):
         planned = plan_runs(experiment.arms, experiment.seeds[:look], lambda arm: [rates.get(arm)])
         tally = _reported(planned, place, means, watch, tally)
-        if tally.failed or not means.devices or (look < len(experiment.seeds) and _settled(place)):
+        if tally.failed or means.maker is None or (look < len(experiment.seeds) and _settled(place)):
             break
     return tally
 
@@ -129,7 +129,7 @@ def _tune(
         tasks, summaries = _make("tuning", trials, place.tuning, place.name, means, watch, tally)
         if len(summaries) < len(tasks):
             tally.planned = len(tasks)
-            tally.failed = len(tasks) - len(summaries) if means.devices else 0
+            tally.failed = len(tasks) - len(summaries) if means.maker else 0
             return None
         rows = choose(summaries)
         beyond = rates_beyond(rows)
@@ -162,7 +162,7 @@ def _reported(planned: list[PlannedRun], place: Place, means: Means, watch: Watc
     tasks, summaries = _make("runs", planned, place, place.name, means, watch, tally)
     write_runs_table(place)
     tally.planned = len(tasks)
-    tally.failed = len(tasks) - len(summaries) if means.devices else 0
+    tally.failed = len(tasks) - len(summaries) if means.maker else 0
     tally.samples_total = sum(run.plan.total_samples for run in planned)
     for status in ("finished", "diverged", "collapsed"):
         setattr(tally, status, sum(summary["status"] == status for summary in summaries))
@@ -177,7 +177,7 @@ def _definition(experiment: Experiment, arms: dict[str, dict[str, Any]]) -> dict
         "arms": arms,
     }
     if experiment.tune:
-        asked["tune"] = {"lr": list(experiment.tune.lr), "seeds": list(experiment.tune.seeds)}
+        asked["tune"] = experiment.tune.stored()
     told = {
         "rates": {arm: rate._asdict() for arm, rate in experiment.rates.items()},
         "variants": {arm: {"of": of, "what": what} for arm, (of, what) in experiment.variants.items()},
@@ -192,7 +192,9 @@ def _trials(experiment: Experiment, tuned: list[str]) -> list[PlannedRun]:
     tune = experiment.tune
     if tune is None:
         return []
-    return plan_runs({arm: experiment.arms[arm] for arm in tuned}, tune.seeds, lambda arm: list(tune.lr))
+    return plan_runs(
+        {arm: experiment.arms[arm] for arm in tuned}, tune.seeds, lambda arm: tune.rates(experiment.arms[arm])
+    )
 
 
 def _make(
@@ -213,9 +215,9 @@ def _make(
         runs = {task.folder.path: run for task, run in zip(everything, planned, strict=True)}
         tasks = _with_heirs(tasks, [runs[task.folder.path] for task in tasks], costs)
     watch(phase, tasks, [costs[task.folder.path] for task in tasks], None)
-    if means.devices and tasks:
+    if means.maker and tasks:
         failures: list[str] = []
-        with closing(run_local(tasks, means.devices, means.execution, means.stop)) as events:
+        with closing(means.maker(tasks)) as events:
             for event in events:
                 watch(phase, tasks, [], event)
                 if event.kind == "done":

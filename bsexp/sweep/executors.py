@@ -12,16 +12,15 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import BsexpError, MemoryExhausted, SetupError
-from bsexp.store.runs import record_failure
+from bsexp.sweep.queue import Event, Queue
 from bsexp.sweep.signals import Stopped, StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
@@ -32,26 +31,12 @@ if TYPE_CHECKING:
 # A server imports torch once for all workers, and does nothing with it, so that its copies are like fresh processes.
 CONTEXT = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else multiprocessing.get_context("spawn")
 CONTEXT.set_forkserver_preload(["bsexp.sweep.runner", "torch._dynamo"])
-ATTEMPTS = 3
 LOOK_SECONDS = 0.2
 TELL_SECONDS = 0.1
 # What a terminal or a cluster sends to everybody is the parent's business.
 IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 GRACE_SECONDS = 3.0
 STARTS = 20
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to task number `index` (none: -1).
-
-    `content` is the share done, what was made (its summary and the samples trained for it), the reason of a failure, or
-    (level, text) of something to tell.
-    """
-
-    kind: Literal["started", "progress", "done", "failed", "told"]
-    index: int
-    content: Any = None
 
 
 @dataclass
@@ -63,31 +48,22 @@ class _Worker:
 
 
 class _Pool:
-    """The workers, what waits for them, and how often each task was begun."""
+    """The workers, and what waits for them."""
 
     def __init__(self, tasks: Sequence[Task], devices: Sequence[str], execution: Execution) -> None:
         self.tasks, self.execution = tasks, execution
-        self.waiting = deque(range(len(tasks)))
-        places = {task.folder.path: index for index, task in enumerate(tasks)}
-        # Who goes on from another run, and from how many samples of it on.
-        self.after = {
-            places[heir.folder.path]: (index, samples)
-            for index, task in enumerate(tasks)
-            for samples, heir in task.heirs
-        }
-        self.tries = [0] * len(tasks)
-        self.busy: set[int] = set()
+        self.queue = Queue(tasks)
         self.workers = [_start(device, execution) for device in devices[: len(tasks)]]
 
     def hand_out(self, worker: _Worker) -> Iterator[Event]:
-        """Give `worker` the next task. One that another process was making comes last, and is waited for."""
-        worker.index = next((index for index in self.waiting if index not in self.after), None)
-        if worker.index is not None:
-            self.waiting.remove(worker.index)
+        """Give `worker` the next task, if there is one that can be made."""
+        taken = self.queue.take()
+        worker.index = None if taken is None else taken.index
+        if taken is not None:
             # A worker that has just died is noticed where it is listened to.
             with suppress(OSError):
-                worker.pipe.send((self.tasks[worker.index], worker.index in self.busy))
-            yield Event("started", worker.index)
+                worker.pipe.send((self.tasks[taken.index], taken.wait))
+            yield Event("started", taken.index)
 
     def hear(self, worker: _Worker) -> Iterator[Event]:
         """Take what `worker` says; raises the BsexpError that ends everything."""
@@ -100,8 +76,7 @@ class _Pool:
             raise content
         assert worker.index is not None
         if kind == "busy":
-            self.busy.add(worker.index)
-            self.waiting.append(worker.index)
+            self.queue.busy(worker.index)
         elif kind == "progress":
             samples, total = content
             yield Event(kind, worker.index, samples / total)
@@ -114,30 +89,19 @@ class _Pool:
             yield from self.hand_out(worker)
 
     def _release(self, parent: int, samples: float = math.inf) -> Iterator[Event]:
-        """Run `parent` has come to `samples`, or its end: what goes on from there can be made."""
-        free = [index for index, (other, needed) in self.after.items() if other == parent and needed <= samples]
-        for index in free:
-            del self.after[index]
-        for worker in self.workers:
-            if free and worker.index is None:
-                yield from self.hand_out(worker)
+        if self.queue.release(parent, samples):
+            for worker in self.workers:
+                if worker.index is None:
+                    yield from self.hand_out(worker)
 
     def _replace(self, worker: _Worker) -> Iterator[Event]:
-        """A worker is gone: its run goes back, or has failed after ATTEMPTS tries; another takes its place."""
+        """A worker is gone: another takes its place."""
         worker.process.join()
         index, code = worker.index, worker.process.exitcode
         assert index is not None
-        self.tries[index] += 1
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        if self.tries[index] < ATTEMPTS:
-            self.waiting.append(index)
-            yield Event(
-                "told", index, (logging.WARNING, f"a worker died ({how}): {self.tasks[index].folder.path.name}")
-            )
-        else:
-            reason = f"its worker died {ATTEMPTS} times ({how})"
-            record_failure(self.tasks[index].folder, reason)
-            yield Event("failed", index, reason)
+        event = self.queue.lost(index, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+        yield event
+        if event.kind == "failed":
             yield from self._release(index)
         fresh = _start(worker.device, self.execution)
         worker.process, worker.pipe = fresh.process, fresh.pipe
@@ -189,7 +153,7 @@ def _start(device: str, execution: Execution) -> _Worker:
         mine, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_work, args=(theirs, device, execution, dict(os.environ)), daemon=True)
         try:
-            with ctrl_c_blocked(), _modules_from_where_ours_are():
+            with ctrl_c_blocked(), imports_as_here():
                 process.start()
             return _Worker(process, mine, device)
         except (ConnectionError, EOFError, RuntimeError) as error:
@@ -205,7 +169,7 @@ def _start(device: str, execution: Execution) -> _Worker:
 
 
 @contextmanager
-def _modules_from_where_ours_are() -> Iterator[None]:
+def imports_as_here() -> Iterator[None]:
     """Python would have the server look first in the current folder, where a file may be called like a module."""
     ours = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ[name] for name in ours if name in os.environ}
@@ -257,7 +221,7 @@ def watch_parent() -> None:
     os._exit(1)
 
 
-class _Teller(logging.Handler):
+class Teller(logging.Handler):
     """Sends what the library logs to the parent, which shows it."""
 
     def __init__(self, send: Callable[[str, Any], None]) -> None:
@@ -290,7 +254,7 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
 
     logger = logging.getLogger("bsexp")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_Teller(say))
+    logger.addHandler(Teller(say))
     try:
         found = set_up(device, execution.threads, execution.deterministic, execution.keep_memory)
     except BsexpError as error:
@@ -301,11 +265,11 @@ def _take_tasks(pipe: Connection, device: str, execution: Execution, stop: StopS
         while not pipe.poll(LOOK_SECONDS):
             stop.check()
         task, wait_for_it = pipe.recv()
-        say(*_answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
+        say(*answer(lambda: make_run(task, mine, tell, stop, wait_for_it)))  # noqa: B023
         stop.check()
 
 
-def _answer(make: Callable[[], "Made"]) -> tuple[str, Any]:
+def answer(make: Callable[[], "Made"]) -> tuple[str, Any]:
     """What came of a run, in the words of `Event`, or "busy", or "refused" with the error that ends the sweep."""
     from bsexp.sweep.runner import Busy
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bsexp.analysis.declared import Declared, Design, read_claims
-from bsexp.config import check_value, parse_values
+from bsexp.analysis.declared import INSPECTED, OF_TWINS, OF_WEIGHTS, Declared, Design, arms_of, read_claims
+from bsexp.config import check_value
 from bsexp.errors import BsexpError, UsageError, nearest, shown
 from bsexp.options import LENGTHS, OPTIONS, SETTINGS, options_of
 from bsexp.store.paths import Experiment as Place
 from bsexp.store.tables import read_definition
-from bsexp.sweep.axes import note_doubles, table_at, tables_at
+from bsexp.sweep.axes import read_seeds, table_at, tables_at
 from bsexp.sweep.budgets import settle
 from bsexp.sweep.cells import cross, read_arm, refuse_lengths
+from bsexp.sweep.tuning import Tune, read_tune
 from bsexp.sweep.variants import Rate, add_rungs, add_sensitivity, inherited_rates, split_inherited
 
 MAX_BYTES = 1_000_000
@@ -26,17 +27,9 @@ TOP = (
     *("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude"),
     *("target", "budgets", "sensitivity", "claims"),
 )
-TARGETS = ("val_accuracy", "val_loss", "val_accuracy_ema", "val_loss_ema")
+TARGETS = ("val_accuracy", "val_loss", "val_accuracy_ema", "val_loss_ema", "train_accuracy", "train_loss")
 # What [run] does not take: it is said elsewhere in the file, or each time on the command line.
 ELSEWHERE = ("set", "schedule", "name", "tune", "json", "dry_run", "resume", "quiet", "verbose", "debug")
-
-
-@dataclass(frozen=True)
-class Tune:
-    """What is chosen for each arm, on validation: the learning rate that minimises the mean loss over `seeds`."""
-
-    lr: tuple[float, ...]
-    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,14 @@ class Experiment:
     def design(self) -> Design:
         """What claims are about."""
         arms = {arm: settings for arm, settings in self.arms.items() if arm not in self.variants}
-        return Design(arms, self.seeds, self.tune.seeds if self.tune else (), self.looks, bool(self.target))
+        tuning_seeds = self.tune.seeds if self.tune else ()
+        rates = {arm: (rate.of, rate.times) for arm, rate in self.rates.items()}
+        return Design(arms, self.seeds, tuning_seeds, self.looks, bool(self.target), rates)
+
+    @property
+    def inspected(self) -> bool:
+        """Whether a claim is about what is measured of finished runs afterwards."""
+        return any(claim.get("metric") in INSPECTED for claim in self.claims)
 
     def declared(self) -> list[Declared]:
         """The claims, read. Raises UsageError."""
@@ -146,7 +146,7 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
     cells = cross(arms, document, overrides, notes)
     settled = {arm: settle(settings, f"arms.{arm}.", execution.get("hardware")) for arm, settings in cells.items()}
     arms = add_rungs(settled, document)
-    tune = _tune(document["tune"], base, notes) if "tune" in document else None
+    tune = read_tune(document["tune"], base, notes) if "tune" in document else None
     if tune and set(tune.seeds) & set(seeds):
         raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")
     asked = Experiment(
@@ -164,7 +164,8 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
         claims=tuple(tables_at(document.get("claims", []), "claims")),
     )
     _check_claims(asked, base)
-    wanted = [arm for arm in arms if not asked.claims or arm in _claimed(asked)]
+    claimed = _claimed(asked) if asked.claims else set(arms)
+    wanted = [arm for arm in arms if arm in claimed]
     variants = add_sensitivity(arms, document, wanted, asked.rates, tune is not None)
     arms |= {arm: settle(arms[arm], f"arms.{arm}.", execution.get("hardware")) for arm in variants}
     return replace(asked, variants=variants)
@@ -180,11 +181,11 @@ def _seeds_and_looks(value: Any, notes: list[str]) -> tuple[tuple[int, ...], tup
         except UsageError as error:
             raise UsageError("run.seeds", error.which, error.cure) from None
         return tuple(range(looks[-1])), looks
-    return _seeds(value, "run.seeds", notes), ()
+    return read_seeds(value, "run.seeds", notes), ()
 
 
 def _target(document: Mapping[str, Any]) -> dict[str, float]:
-    """The one target of [target]: an outcome on the validation split and its value."""
+    """The one target of [target]: an outcome that is evaluated along the run, and its value."""
     table = table_at(document.get("target", {}), "target")
     for key, value in table.items():
         if key not in TARGETS:
@@ -206,15 +207,21 @@ def _check_claims(asked: Experiment, base: Mapping[str, Any]) -> None:
         return
     if base.get("val_fraction") == 0:
         raise UsageError("claims", "without a validation split", "set val_fraction above 0 or remove [[claims]]")
-    asked.declared()
+    for number, each in enumerate(asked.declared()):
+        if each.claim.outcome in OF_WEIGHTS and not asked.execution.get("save_model"):
+            place = f"claims[{number}].metric"
+            raise UsageError(place, f"{each.claim.outcome} without kept weights", "add save_model = true to [run]")
 
 
 def _claimed(asked: Experiment) -> set[str]:
-    """The arms that claims speak of."""
+    """The arms that claims compare, with the twins that they are measured against."""
     found: set[str] = set()
+    design = asked.design
     for each in asked.declared():
-        for arm in each.claim.arms:
-            found |= set(arm) if isinstance(arm, tuple) else {arm}
+        arms = arms_of(each.claim)
+        found |= set(arms)
+        if each.claim.outcome in OF_TWINS:
+            found |= {design.twin_of(arm) for arm in arms}
     return found
 
 
@@ -238,7 +245,7 @@ def stored_experiment(place: Place) -> Experiment | None:
         demonstration=stored.get("demonstration", False),
         arms=stored["arms"],
         seeds=tuple(stored["seeds"]),
-        tune=Tune(tuple(tune["lr"]), tuple(tune["seeds"])) if tune else None,
+        tune=Tune.of(tune) if tune else None,
         rates={arm: Rate(**rate) for arm, rate in stored.get("rates", {}).items()},
         variants={arm: (where["of"], where["what"]) for arm, where in stored.get("variants", {}).items()},
         looks=tuple(stored.get("looks", ())),
@@ -264,35 +271,5 @@ def run_options(document: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _seeds(value: Any, place: str, notes: list[str]) -> tuple[int, ...]:
-    if isinstance(value, str):
-        seeds = parse_values(OPTIONS["seed"], value, place)
-    elif isinstance(value, list):
-        seeds = [check_value(OPTIONS["seed"], item, place) for item in value]
-    else:
-        seeds = [check_value(OPTIONS["seed"], value, place)]
-    if not seeds:
-        raise UsageError(place, shown(value), 'give seeds such as "0-5"')
-    distinct = tuple(dict.fromkeys(seeds))
-    note_doubles(place, len(seeds) - len(distinct), notes)
-    return distinct
-
-
 def _listed(seeds: tuple[int, ...]) -> str:
     return ",".join(str(seed) for seed in seeds)
-
-
-def _tune(table: Any, base: dict[str, Any], notes: list[str]) -> Tune:
-    table = table_at(table, "tune")
-    for key in table:
-        if key not in ("lr", "seeds"):
-            raise UsageError(f"tune.{key}", "unknown key", nearest(key, ("lr", "seeds")))
-    rates = table.get("lr")
-    if not isinstance(rates, list) or not rates:
-        raise UsageError("tune.lr", shown(rates), "give a list of learning rates")
-    if base.get("val_fraction") == 0:
-        raise UsageError("tune", "without a validation split", "set val_fraction above 0 or remove [tune]")
-    checked = [check_value(OPTIONS["lr"], rate, "tune.lr") for rate in rates]
-    distinct = tuple(sorted(set(checked)))
-    note_doubles("tune.lr", len(checked) - len(distinct), notes)
-    return Tune(distinct, _seeds(table.get("seeds", [100]), "tune.seeds", notes))

@@ -4,24 +4,19 @@ The one rule: a size is measured in a fresh process that does nothing else, and 
 that what slows the machine for a while doesn't fall on one of them. The parent never imports torch.
 """
 
-import multiprocessing
-import os
 import statistics
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from bsexp.config import RunConfig
-from bsexp.errors import BsexpError, MemoryExhausted, RunsFailed, UsageError
+from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
+from bsexp.sweep.apart import in_a_process
 from bsexp.sweep.configs import build_config, num_trained
-from bsexp.sweep.executors import ctrl_c_blocked, watch_parent
 
-# Fresh ones: a copy of a server that has torch in it already would have that memory in its peak.
-CONTEXT = multiprocessing.get_context("spawn")
+SMALLER = "measure smaller sizes (--batch-sizes)"
 PER_PROCESS = 3
 # Enough for stretches of a quarter of a second with updates of 60 microseconds; a process plans them all at its start.
 UPDATES = 4000 * (PER_PROCESS + 4)
@@ -34,12 +29,22 @@ MEDIAN_ERROR = 1.2533 / 1.349
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where and with what a process measures; `threads` None: torch's choice."""
+    """Where and with what a process measures; `threads` None: torch's choice.
+
+    `memory`: the most bytes that it may have, None for what there is.
+    """
 
     device: str
     threads: int | None
     deterministic: bool
     keep_memory: bool
+    memory: int | None = None
+
+    def settle(self) -> dict[str, Any]:
+        """Settle all but the memory in this process; what is to be recorded of it."""
+        from bsexp.engine.device import set_up
+
+        return set_up(self.device, self.threads, self.deterministic, self.keep_memory)
 
 
 def sizes_to_measure(options: dict[str, Any], sizes: Sequence[int] | None) -> list[RunConfig]:
@@ -48,11 +53,11 @@ def sizes_to_measure(options: dict[str, Any], sizes: Sequence[int] | None) -> li
     Without `sizes` the powers of two from 1 to 2048 that can be trained. Raises UsageError.
     """
     if sizes is not None:
-        return [_config(options, size) for size in sizes]
+        return [config_of_size(options, size) for size in sizes]
     found, refusal = [], None
     for size in DEFAULT_SIZES:
         try:
-            found.append(_config(options, size))
+            found.append(config_of_size(options, size))
         except UsageError as error:
             refusal = error
     if not found:
@@ -61,7 +66,8 @@ def sizes_to_measure(options: dict[str, Any], sizes: Sequence[int] | None) -> li
     return found
 
 
-def _config(options: dict[str, Any], size: int) -> RunConfig:
+def config_of_size(options: dict[str, Any], size: int) -> RunConfig:
+    """The configuration in which batches of `size` are measured, checked. Raises UsageError."""
     arm = {**options, "schedule": "fixed-small", "batch_size": size, "lr": STILL}
     num_train = num_trained(build_config(arm, 0))
     config = build_config(arm, 0, epochs=UPDATES * size / num_train)
@@ -70,6 +76,14 @@ def _config(options: dict[str, Any], size: int) -> RunConfig:
     except UsageError as error:
         raise error.within("--batch-sizes") from None
     return config
+
+
+def smallest_size(options: dict[str, Any]) -> int:
+    """The smallest batch that can be trained: 1, or 2 with batch statistics. Raises UsageError where neither can."""
+    try:
+        return config_of_size(options, 1).batch_size
+    except UsageError:
+        return config_of_size(options, 2).batch_size
 
 
 def measure_sizes(
@@ -137,50 +151,17 @@ def median_error(values: Sequence[float]) -> float:
 
 
 def _in_a_process(config: RunConfig, surroundings: Surroundings, repeats: int) -> Any:
-    """What `time_updates` says in a fresh process, and what that settled on.
-
-    Raises what it raises there, RunsFailed where the process dies.
-    """
-    mine, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_work, args=(theirs, config.model_dump(), surroundings, repeats), daemon=True)
+    """What `time_updates` says in a fresh process, and what that settled on. Raises as `in_a_process` does."""
     which = f"batch size {config.batch_size:,}"
-    try:
-        with ctrl_c_blocked():
-            process.start()
-        theirs.close()
-        try:
-            outcome, content = mine.recv()
-        except EOFError:
-            process.join()
-            cure = "measure smaller sizes (--batch-sizes)"
-            if process.exitcode == -9:  # So Linux ends who takes the machine's last memory.
-                raise MemoryExhausted("out of memory", which, cure) from None
-            raise RunsFailed("measure", f"{which}: its process died ({process.exitcode})", cure) from None
-    finally:
-        mine.close()
-        if process.pid:
-            process.kill()
-            process.join()
-    if outcome == "refused":
-        raise content
-    if outcome == "failed":
-        raise RunsFailed("measure", f"{which}: {content}", "run it with --debug and report it")
-    return content
+    held = surroundings.memory is not None
+    return in_a_process(_time, config.model_dump(), surroundings, repeats, which=which, cure=SMALLER, held=held)
 
 
-def _work(pipe: Connection, config: dict[str, Any], surroundings: Surroundings, repeats: int) -> None:
-    threading.Thread(target=watch_parent, daemon=True).start()
-    try:
-        from bsexp.engine.device import set_up
-        from bsexp.engine.timing import time_updates
+def _time(config: dict[str, Any], surroundings: Surroundings, repeats: int) -> Any:
+    from bsexp.engine.device import find_device, hold_to
+    from bsexp.engine.timing import time_updates
 
-        device, threads = surroundings.device, surroundings.threads
-        settled = set_up(device, threads, surroundings.deterministic, surroundings.keep_memory)
-        pipe.send(("done", (time_updates(RunConfig(**config), repeats, device), settled)))
-    except BsexpError as error:
-        pipe.send(("refused", error))
-    except Exception as error:
-        pipe.send(("failed", f"{type(error).__name__}: {error}".splitlines()[0]))
-    pipe.close()
-    # Python with torch takes seconds to take itself down.
-    os._exit(0)
+    settled = surroundings.settle()
+    if surroundings.memory is not None:
+        hold_to(surroundings.memory, find_device(surroundings.device))
+    return time_updates(RunConfig(**config), repeats, surroundings.device), settled

@@ -1,15 +1,16 @@
 """Beginnings that runs have in common: which, and how long.
 
 The one rule: two runs begin alike as long as each update of theirs has the same batch size, learning rate and momentum,
-to the last bit, and nothing else that makes numbers differs. Whatever their budgets, they are the same training so far,
-so that it can be trained once and gone on with from there.
+to the last bit, reads the same order of samples, and nothing else that makes numbers differs. Whatever their budgets,
+they are the same training so far, so that it can be trained once and gone on with from there.
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from bsexp.config import RunConfig
@@ -29,6 +30,8 @@ THROUGH_THE_SCHEDULE = (
     "momentum",
     "allow_unstable",
 )
+# What two runs may differ in up to a place that it tells.
+ORDERS = ("order", "order_from")
 # A shorter beginning saves less than it costs to hand on.
 WORTH = 0.02
 # Numbers that tell an update.
@@ -64,7 +67,7 @@ def find_forks(planned: Sequence[PlannedRun]) -> dict[int, Fork]:
 
 
 def _key(config: RunConfig) -> tuple[Any, ...]:
-    rest = {name: value for name, value in config.model_dump().items() if name not in THROUGH_THE_SCHEDULE}
+    rest = {name: value for name, value in config.model_dump().items() if name not in (*THROUGH_THE_SCHEDULE, *ORDERS)}
     if config.weight_decay_clock != "samples":
         del rest["reference_batch"]
     if config.measures_noise:
@@ -75,7 +78,15 @@ def _key(config: RunConfig) -> tuple[Any, ...]:
 
 def _common(one: PlannedRun, other: PlannedRun) -> int:
     """The samples up to which two runs are the same training."""
-    return _common_samples(*sorted((_Course(run.config, run.plan.num_train) for run in (one, other)), key=hash))
+    first, second = sorted((_Course(run.config, run.plan.num_train) for run in (one, other)), key=hash)
+    epoch = _other_order(one.config, other.config)
+    return _common_samples(first, second, None if epoch is None else epoch * one.plan.num_train)
+
+
+def _other_order(one: RunConfig, other: RunConfig) -> int | None:
+    """The epoch from which two runs read different orders; None where they never do."""
+    orders = {(run.order, run.order_from) for run in (one, other)}
+    return min(first for order, first in orders if order) if len(orders) > 1 else None
 
 
 class _Course:
@@ -94,7 +105,8 @@ class _Course:
 
 
 @lru_cache(maxsize=65536)
-def _common_samples(one: _Course, other: _Course) -> int:
+def _common_samples(one: _Course, other: _Course, limit: int | None) -> int:
+    """Samples of the updates that are alike and, where there is a `limit`, lie wholly before it."""
     mine, theirs = _updates(one), _updates(other)
     # Equality of two beginnings is one comparison of memory, and falls only once as they grow.
     number = bisect_left(
@@ -102,7 +114,11 @@ def _common_samples(one: _Course, other: _Course) -> int:
         True,
         key=lambda k: mine[: WIDTH * k] != theirs[: WIDTH * k],
     )
-    return int(sum(mine[: WIDTH * number : WIDTH]))
+    if limit is None:
+        return int(sum(mine[: WIDTH * number : WIDTH]))
+    ends = list(accumulate(mine[: WIDTH * number : WIDTH]))
+    before = bisect_right(ends, limit)
+    return int(ends[before - 1]) if before else 0
 
 
 @lru_cache(maxsize=64)

@@ -27,6 +27,7 @@ from bsexp.store.runs import RunWriter, claim_run, finished, publish_ended, remo
 from bsexp.sweep.beginnings import BEGINNING, Heirs, checkpoint_meta
 from bsexp.sweep.changes import Surroundings, check_unchanged, settle
 from bsexp.sweep.loggers import Guarded, TensorBoard
+from bsexp.sweep.ranks import joined
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
 
@@ -142,14 +143,33 @@ class _Attempt:
         data = prepare(self.config, images)
         before = found.meta["samples"] if found else 0
         heirs = Heirs(self.task, before)
-        compile = self.surroundings.compile
-        training = self.training = Training(
-            self.config, state, data=data, device=device, riders=heirs.riders, compile=compile
-        )
-        if compile:
-            _tell_compiled(training.compiled_sizes)
-        heirs.watch(training)
         self._saved_samples = before if found else -1
+        if (nproc := self.surroundings.nproc) > 1:
+            log.info("each batch is shared by %d processes, threads of each: %d", nproc, self.surroundings.threads)
+        with joined(nproc, device, self._work(found)) as ranks:
+            compile = self.surroundings.compile
+            training = self.training = Training(
+                self.config, state, data=data, device=device, riders=heirs.riders, compile=compile, ranks=ranks
+            )
+            if compile:
+                _tell_compiled(training.compiled_sizes)
+            heirs.watch(training)
+            self._train(training, heirs, before)
+        return Made(self._store(), training.samples - before)
+
+    def _work(self, found: Checkpoint | None) -> dict[str, Any]:
+        """What other ranks need to know."""
+        return {
+            "config": self.task.config,
+            "state": found.payload if found else None,
+            "threads": self.surroundings.threads,
+            "deterministic": self.execution.deterministic,
+            "keep_memory": self.execution.keep_memory,
+        }
+
+    def _train(self, training: Training, heirs: Heirs, before: int) -> None:
+        writer = self.writer
+        assert writer is not None
         with self.stop.gentle(), self._logger(before) as logger:
             for record in training:
                 if isinstance(record, StepRecord):
@@ -165,7 +185,6 @@ class _Attempt:
                     logger.row(record)
                     self.tell(training, record)
                 self._between_records()
-            return Made(self._store(), training.samples - before)
 
     def _logger(self, samples: int) -> AbstractContextManager[Guarded]:
         folder = self.task.folder.tensorboard

@@ -29,14 +29,15 @@ class Task:
 class Execution:
     """How runs are made, none of it in their ids.
 
-    `environment` is recorded; `threads` None is torch's choice; `asked` names those of device, threads and compile that
-    the user asked for; `alone`: no other run on this machine.
+    `environment` is recorded; `threads` None is torch's choice; `nproc` processes share each batch; `asked` names those
+    of device, threads, nproc and compile that the user asked for; `alone`: no other run on this machine.
     """
 
     device: str
     save_model: bool
     environment: dict[str, Any]
     threads: int | None = None
+    nproc: int = 1
     deterministic: bool = False
     compile: bool = False
     keep_memory: bool = True

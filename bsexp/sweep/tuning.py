@@ -4,14 +4,76 @@ The one rule: only validation is looked at, never the test split, and never the 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from bsexp.errors import RunsFailed
+from bsexp.config import check_value
+from bsexp.errors import RunsFailed, UsageError, nearest, shown
+from bsexp.options import OPTIONS
 from bsexp.store.files import csv_text, write_text
 from bsexp.store.paths import Experiment as Place
+from bsexp.sweep.axes import note_doubles, read_seeds, table_at
+from bsexp.sweep.variants import LR_FACTOR, default_rate
 
 COLUMNS = ("arm", "lr", "seeds", "val_loss", "place", "chosen", "status")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """What is chosen for each arm, on validation: the learning rate that minimises the mean loss over `seeds`.
+
+    Of the rates `lr` or, where `factors` are given, of these times the arm's default: that of its data set, or of its
+    optimizer. Exactly one of the two is empty.
+    """
+
+    lr: tuple[float, ...]
+    seeds: tuple[int, ...]
+    factors: tuple[float, ...] = ()
+
+    @property
+    def num_rates(self) -> int:
+        """How many rates are tried for an arm."""
+        return len(self.lr or self.factors)
+
+    def rates(self, settings: Mapping[str, Any]) -> list[float]:
+        """The rates that are tried for the arm with these settings, rising."""
+        if self.lr:
+            return list(self.lr)
+        default = default_rate(settings)
+        return [default * factor for factor in self.factors]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "Tune":
+        """The rule that `stored` gave."""
+        return cls(tuple(stored.get("lr", ())), tuple(stored["seeds"]), tuple(stored.get(LR_FACTOR, ())))
+
+    def stored(self) -> dict[str, Any]:
+        """As it is kept beside results."""
+        grid = {"lr": list(self.lr)} if self.lr else {LR_FACTOR: list(self.factors)}
+        return {**grid, "seeds": list(self.seeds)}
+
+
+def read_tune(table: Any, base: Mapping[str, Any], notes: list[str]) -> Tune:
+    """The rule of [tune]; `base` is [run]. Notes doubled values. Raises UsageError."""
+    table = table_at(table, "tune")
+    known = ("lr", LR_FACTOR, "seeds")
+    for key in table:
+        if key not in known:
+            raise UsageError(f"tune.{key}", "unknown key", nearest(key, known))
+    if "lr" in table and LR_FACTOR in table:
+        raise UsageError(f"tune.{LR_FACTOR}", "with lr", "give rates, or factors on each arm's default rate")
+    key = LR_FACTOR if LR_FACTOR in table else "lr"
+    place, rates = f"tune.{key}", table.get(key)
+    if not isinstance(rates, list) or not rates:
+        raise UsageError(place, shown(rates), f"give a list of {'factors' if key == LR_FACTOR else 'learning rates'}")
+    if base.get("val_fraction") == 0:
+        raise UsageError("tune", "without a validation split", "set val_fraction above 0 or remove [tune]")
+    checked = [check_value(OPTIONS["lr"], rate, place) for rate in rates]
+    distinct = tuple(sorted(set(checked)))
+    note_doubles(place, len(checked) - len(distinct), notes)
+    seeds = read_seeds(table.get("seeds", [100]), "tune.seeds", notes)
+    return Tune((), seeds, distinct) if key == LR_FACTOR else Tune(distinct, seeds)
 
 
 def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

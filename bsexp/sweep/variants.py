@@ -77,10 +77,11 @@ def _take(cells: Cells, cell: str, rate: Rate, rates: dict[str, Rate], tuned: bo
     elif tuned and own is None:
         rates[cell] = rate
     else:
-        cells[cell]["lr"] = (own if own is not None else _default_rate(cells[rate.of])) * rate.times
+        cells[cell]["lr"] = (own if own is not None else default_rate(cells[rate.of])) * rate.times
 
 
-def _default_rate(settings: Mapping[str, Any]) -> float:
+def default_rate(settings: Mapping[str, Any]) -> float:
+    """The learning rate of an arm that is given none: its data set's, with AdamW .001."""
     return float(complete({**settings})["lr"])
 
 

@@ -54,6 +54,8 @@ def read_schedule(
     if hasattr(schedule, "build_schedule"):
         given = [name for name, value in (("epochs", epochs), ("total_samples", total_samples)) if value is not None]
         _refuse([*given, *parameters], "a RunConfig says it already")
+        if config.order:
+            raise UsageError("order", f"{config.order} in a RunConfig", "a loop of one's own is shuffled by seed alone")
         built = config.build_schedule()
         total = config.total_samples(num_train)
         seed = config.seed if seed is None else seed

@@ -1,0 +1,72 @@
+"""`bsexp measure --critical`: the critical batch along training, by branches.
+
+The one rule: a branch that has ended is in critical.csv; run again, the command makes the others.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bsexp.commands.measure import about, options_of, place_of, surroundings_of, tell_parts
+from bsexp.config import RunConfig, parse_values
+from bsexp.console import Talk
+from bsexp.options import OPTIONS
+from bsexp.store.measured import Branches
+from bsexp.sweep.critical import branches, make_branches, trunks
+from bsexp.sweep.devices import default_model, on_gpu, worker_devices
+from bsexp.sweep.environment import describe_machine
+from bsexp.sweep.signals import StopSignals
+
+# As many as an interval over seeds takes.
+SEEDS = "0-11"
+# What differs between trunks, or is no setting of theirs.
+APART = ("seed", "parameters", "schedule")
+
+
+def measure_critical(values: dict[str, Any], talk: Talk) -> int:
+    """Make the branches that are missing, write the report, print what it says."""
+    seeds = list(dict.fromkeys(parse_values(OPTIONS["seed"], values.get("seeds", SEEDS), "--seeds")))
+    options = {name: value for name, value in options_of(values).items() if name != "seed"}
+    surroundings = surroundings_of(values)
+    options.setdefault("model", default_model(options["dataset"], surroundings.device))
+    configs = trunks(options, seeds)
+    jobs = len(worker_devices(surroundings.device, values.get("jobs")))
+    if surroundings.threads is None and not on_gpu(surroundings.device):
+        surroundings = replace(surroundings, threads=1)
+    place = place_of(values, "critical")
+    kept = Branches(place.critical, _settings(configs[0]))
+    number = len(seeds) * len(branches())
+    made = sum(row.seed in seeds for row in kept.rows)
+    talk.note(f"{number - made:,} of {number:,} branches to make, {jobs} seed{'s'[: jobs != 1]} at a time")
+    if made < number:
+        kept.begin({"seeds": seeds, **describe_machine()})
+        with StopSignals():
+            settled = make_branches(configs, kept.rows, surroundings, jobs, kept.keep, talk.note)
+        kept.begin(about({"dataset": _settings(configs[0])["dataset"]}, settled, seeds=seeds, jobs=jobs))
+    from bsexp.analysis.critical_batch import critical_batches
+    from bsexp.report.measured import write_measured
+
+    parts = [part for part in write_measured(place) if "critical" in part.figures or not part.figures]
+    if values.get("json"):
+        points = critical_batches(kept.rows)
+        talk.document({"file": str(place.critical), "points": [_plain(asdict(point)) for point in points]})
+        return 0
+    tell_parts(parts, talk)
+    talk.result(f"files: {place.critical}, {place.report / 'measured.md'}")
+    return 0
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What all trunks have in common, without a machine's paths."""
+    settings = {name: value for name, value in config.model_dump().items() if name not in APART}
+    kind, colon, path = config.dataset.partition(":")
+    return {**settings, "dataset": f"folder:{Path(path).name}"} if kind == "folder" and colon else settings
+
+
+def _plain(value: Any) -> Any:
+    """Infinities and not-a-number, which JSON can't say, as None."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
