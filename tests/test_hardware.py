@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from bsexp.analysis.hardware import (
+    AllReduce,
     Cost,
+    Elastic,
     HardwareTable,
     count_sizes,
+    elastic,
     fit_cost,
     half_saved_at,
     knee,
@@ -91,6 +94,39 @@ def test_ideal_workers_share_each_update() -> None:
     assert modelled_seconds(TABLE, {10: 1.0, 2: 2.0}, workers=4).value == pytest.approx(4.0 + 2 * 2.0)
     # More workers than samples help no further.
     assert modelled_seconds(TABLE, {4: 1.0}, workers=4).value == modelled_seconds(TABLE, {4: 1.0}, workers=99).value
+
+
+RING = AllReduce(latency=0.5, bandwidth=8.0, num_bytes=64)
+
+
+def test_a_ring_of_workers_sends_each_part_of_the_gradient_twice_around() -> None:
+    # 4 workers: 6 messages of 16 bytes, each .5 s and 2 s; 2 workers: 2 of 32, .5 s and 4 s.
+    assert [RING.seconds(workers) for workers in (1, 2, 4)] == [0.0, 9.0, 15.0]
+
+
+def test_talking_costs_the_same_at_each_update_whatever_its_size() -> None:
+    alone = modelled_seconds(TABLE, {10: 1.0, 2: 2.0}, workers=4)
+    talking = modelled_seconds(TABLE, {10: 1.0, 2: 2.0}, workers=4, all_reduce=RING)
+    assert talking.value == pytest.approx(alone.value + 3 * 15.0)
+    assert modelled_seconds(TABLE, {10: 1.0}, all_reduce=RING) == modelled_seconds(TABLE, {10: 1.0})
+    # What is certain makes the ratio more certain, and nearer to that of the updates.
+    sharp = replace(TABLE, spread=(0.1, 0.1, 0.1))
+    silent = time_ratio(sharp, {40: 1.0}, {10: 4.0}, workers=4)
+    loud = time_ratio(sharp, {40: 1.0}, {10: 4.0}, workers=4, all_reduce=replace(RING, latency=1e6))
+    assert loud.value == pytest.approx(0.25, rel=1e-3)
+    assert loud.high / loud.low < silent.high / silent.low
+
+
+def test_a_worker_more_is_useful_while_half_of_the_time_saves_some() -> None:
+    # seconds(B) = 1 + B: of 7 samples 8 s alone; 7 workers 2 s each, 14 in all, is less than twice as much. The eighth
+    # has nothing to do.
+    table = HardwareTable("cpu", (1, 7), (2.0, 8.0), (0.0, 0.0), (None, None))
+    assert elastic(table, {7: 1.0}, (1, 7, 8)) == Elastic(7, 7, 2.0, 7.0)
+    # One sample is nobody's to share.
+    found = elastic(table, {1: 3.0, 7: 1.0}, (1, 7))
+    assert found == Elastic(1, 7, 3 * 2.0 + 2.0, (6.0 + 2.0 * 7) / 8.0)
+    # Two messages of 32 bytes: 9 s more than the 5 that 4 samples take, and worse than alone.
+    assert elastic(table, {7: 1.0}, (1, 2), RING) == Elastic(1, 1, 8.0, 1.0)
 
 
 def test_a_share_that_was_not_measured_is_refused_with_the_number_of_workers() -> None:

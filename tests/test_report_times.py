@@ -22,7 +22,7 @@ from bsexp.planning import plan_run
 from bsexp.records import HardwareRow
 from bsexp.report import write_report
 from bsexp.report.groups import make_groups
-from bsexp.report.timing import Hardware
+from bsexp.report.timing import Hardware, Network
 from bsexp.report.updates import run_updates
 from bsexp.schedules import simulate
 from bsexp.store.hardware import write_hardware
@@ -74,6 +74,22 @@ def test_workers_have_columns_rows_and_their_own_seconds(tmp_path: Path) -> None
     assert "Time (s), 4 ideal workers" in text
     assert "talking to each other costs them nothing" in text
     assert (tmp_path / "times.csv").read_text().splitlines()[0].startswith("dataset,model,arm,reference,device,workers")
+
+
+def test_workers_that_talk_pay_for_each_update(tmp_path: Path) -> None:
+    hardware = replace(HARDWARE, workers=(1, 4), network=Network(0.001, 1e6))
+    results = made()
+    report = write_report(results, tmp_path, hardware)
+    times = {(line["arm"], line["workers"]): line for line in report.as_json()["times"]}
+    # 6 messages, each 1 ms and a quarter of the gradient's 4 bytes a parameter.
+    (parameters,) = set(results.runs["num_parameters"])
+    talk = 6 * (0.001 + parameters * 4 / 4 / 1e6)
+    assert times["small", 1]["seconds"] == pytest.approx(40 * 2)
+    assert times["small", 4]["seconds"] == pytest.approx(40 * (1.3 + talk))
+    assert times["grow", 4]["ratio"] == pytest.approx((20 * 1.3 + 5 * 2 + 25 * talk) / (40 * (1.3 + talk)))
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "Time (s), 4 workers" in text
+    assert "each 0.001 s and its bytes at 1e+06 bytes/s, none of it hidden" in text
 
 
 def test_the_spread_of_the_table_becomes_an_interval(tmp_path: Path) -> None:
@@ -281,6 +297,35 @@ def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None
     assert "in brackets: of the first arm's time" in bsexp("plan", "e.toml", "--hardware", "t.csv").stdout
 
 
+def test_plan_tells_how_many_workers_are_useful_and_draws_it(bsexp: Bsexp, tmp_path: Path) -> None:
+    # 10 ms and 1 ms a sample.
+    table(tmp_path / "t.csv", sizes=(1, 64))
+    arms = '[arms.a]\nschedule = "fixed-small"\n[arms.b]\nschedule = "growing-batch"\nmilestones = [0.5]\nfactor = 2\n'
+    run = '[run]\nepochs = 1\ntrain_size = 192\nbatch_size = 16\nmax_batch = 64\nseeds = "0"\nmodel = "mlp"\n'
+    (tmp_path / "e.toml").write_text(arms + run)
+    asked = ("plan", "e.toml", "--hardware", "t.csv", "--workers", "1,2,4")
+    document = json.loads(bsexp(*asked, "--json").stdout)
+    # Ideal workers: of 16 samples, 26 ms, two take 18 each and four 14: 36 is less than 52, 56 isn't. Of 32, 42 ms,
+    # four take 18 each: 72 is less than 84.
+    assert document["elastic"]["a"] == {
+        "fewest": 2,
+        "most": 2,
+        "mean_workers": pytest.approx(2.0),
+        "seconds": pytest.approx(12 * 0.018),
+    }
+    b = document["elastic"]["b"]
+    assert (b["fewest"], b["most"], b["seconds"]) == (2, 4, pytest.approx(6 * 0.018 + 3 * 0.018))
+    # A message takes a second: nobody is useful but one.
+    slow = json.loads(bsexp(*asked, "--json", "--all-reduce", "1,1e9").stdout)
+    assert (slow["elastic"]["b"]["most"], slow["elastic"]["b"]["mean_workers"]) == (1, 1.0)
+    times = {(line["arm"], line["workers"]): line["seconds"] for line in slow["times"]}
+    assert times["a", 2] == pytest.approx(12 * (0.018 + 2.0), rel=1e-3)
+    shown = bsexp(*asked, "--all-reduce", "1e-5,1e9", "--figure", "f.png")
+    assert "2 to 4" in shown.stdout
+    assert "each 1e-05 s and its bytes at 1e+09 bytes/s" in shown.stdout
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -289,6 +334,13 @@ def test_plan_tells_times_of_an_experiment(bsexp: Bsexp, tmp_path: Path) -> None
         (["report", "results", "--workers", "4"], "without a table of seconds per update; add --hardware"),
         (["plan", "fixed-small", "--workers", "0"], "--workers: '0'; give whole numbers from 1"),
         (["plan", "fixed-small", "--workers", "4"], "without a table of seconds per update"),
+        (["plan", "fixed-small", "--all-reduce", "1e-5,1e9"], "without a table of seconds per update"),
+        (["plan", "fixed-small", "--all-reduce", "1e-5"], "'1e-5'; give SECONDS,BYTES_PER_SECOND, as 5e-5,1.25e9"),
+        (["plan", "fixed-small", "--hardware", "t.csv", "--all-reduce", "0,1"], "0,1 without workers who talk"),
+        (
+            ["plan", "fixed-small", "--hardware", "t.csv", "--workers", "2", "--all-reduce", "0,0"],
+            "0,0: 0 bytes per second",
+        ),
         (["plan", "fixed-small", "--hardware", "t.csv"], "batch size 16 is outside the measured 1 to 8"),
         (["measure", "--batch-sizes", "4,900"], "at most num_train // 2 = 646"),
         (["measure", "--batch-sizes", "4,,8"], "'4,,8'; give whole numbers from 1, separated by commas"),

@@ -230,8 +230,8 @@ def elastic(
 ) -> Elastic:
     """A run whose updates have the most workers of `choice` (1 among them) that are useful at their batch size.
 
-    Useful: with them an update of B samples takes at most seconds(B) / (USEFUL P). Raises UsageError where a size was
-    not measured.
+    Useful: each has a sample, and an update of B samples takes at most seconds(B) / (USEFUL P). Raises UsageError where
+    a size was not measured.
 
     >>> table = HardwareTable("cpu", (1, 3), (0.2, 0.4), (0.0, 0.0), (None, None))
     >>> found = elastic(table, {1: 1.0, 3: 2.0}, (1, 3))
@@ -244,7 +244,7 @@ def elastic(
         alone = table.seconds(size)
         for workers in sorted(choice, reverse=True):
             seconds = modelled_seconds(table, {size: 1.0}, workers, all_reduce=all_reduce).value
-            if workers == 1 or seconds * workers * USEFUL <= alone:
+            if workers == 1 or (workers <= size and seconds * workers * USEFUL <= alone):
                 break
         used[size] = workers
         total += count * seconds
