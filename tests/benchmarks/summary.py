@@ -56,25 +56,29 @@ def section(name: str, calls: list[dict[str, Any]]) -> str:
 
 
 def table(title: str, calls: list[dict[str, Any]]) -> str:
-    """One table of all calls, as Markdown."""
+    """One table of all calls, as Markdown. What a call didn't measure, for want of a peer, is a dash."""
     every = [call["tables"].get(title, []) for call in calls]
-    first = every[0]
-    name = next(key for key in NAMES if any(key in row for row in first))
-    keys = [key for key in TOLD if any(row.get(key) is not None for row in first)]
-    keys = [key for key in keys if not (key in SKIPPED and all(row.get(SKIPPED[key]) is not None for row in first))]
+    name = next(key for key in NAMES if any(key in row for row in every[0]))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for place, found in enumerate(every):
+        for row in found:
+            rows.setdefault(str(row[name]), [{}] * len(calls))[place] = row
+    shown = [row for found in rows.values() for row in found]
+    keys = [key for key in TOLD if any(row.get(key) is not None for row in shown)]
+    keys = [key for key in keys if not (key in SKIPPED and all(row.get(SKIPPED[key]) is not None for row in shown))]
     keys = [key for key in keys if not (key == "ratio" and "shown" in keys)]
     headings = [title, *(f"{TOLD[key][0][0]} call {k}".strip() for key in keys for k in range(1, len(calls) + 1))]
-    rows = []
-    for place, row in enumerate(first):
-        cells = [str(row[name])]
-        cells += [_cell(each[place].get(key), TOLD[key][0][1]) for key in keys for each in every]
-        met = [each[place].get("met") for each in every]
-        cells.append(row.get("target", ""))
-        cells.append("" if met[0] is None else ", ".join("met" if one else "**not met**" for one in met))
-        rows.append(cells)
+    lines = []
+    for called, found in rows.items():
+        cells = [called, *(_cell(row.get(key), TOLD[key][0][1]) for key in keys for row in found)]
+        cells.append(next((row["target"] for row in found if row.get("target")), ""))
+        met = [row.get("met") for row in found]
+        told = ["-" if one is None else "met" if one else "**not met**" for one in met]
+        cells.append(", ".join(told) if any(one is not None for one in met) else "")
+        lines.append("| " + " | ".join(cells) + " |")
     headings += ["target", ""]
-    lines = ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
+    head = ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
+    return "\n".join(head + lines)
 
 
 def _cell(value: Any, form: str) -> str:
