@@ -28,7 +28,8 @@ def points_of(rows: Sequence[GradientRow]) -> dict[int, list[GradientRow]]:
 
 def point_name(row: GradientRow) -> str:
     """A point of training in words."""
-    return "at the start" if not row.samples else f"after {row.epoch:.3g} epochs"
+    epochs = f"{row.epoch:.3g}"
+    return "at the start" if not row.samples else f"after {epochs} epoch{'s'[: epochs != '1']}"
 
 
 def gradient_figure(rows: Sequence[GradientRow], num_train: int) -> Figure:
