@@ -108,6 +108,13 @@ def test_a_shift_of_a_point_is_seen_by_every_word(word: str, text: str) -> None:
     assert found.estimate.mean == pytest.approx(0.01, abs=0.004)
 
 
+def test_a_control_that_ended_better_gives_no_margin() -> None:
+    found = only(judge([claim("equivalent", control="c", margin=0.25)], runs(a=0.85, b=0.85, c=0.87)))
+    assert found.text == "inconclusive: the experiment cannot see the effect"
+    assert found.margin is None
+    assert "No margin: the control c didn't end worse, and the margin is a share of that." in found.notes
+
+
 def test_a_shift_of_a_tenth_of_a_point_is_too_small_to_be_a_word_and_small_enough_to_be_equivalent() -> None:
     data = runs(a=0.851, b=0.85, c=0.80)
     assert only(judge([claim()], data)).text == "inconclusive"

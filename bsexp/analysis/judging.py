@@ -225,7 +225,8 @@ def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None,
     if claim.margin is not None and claim.kind in ("slope", "ratio"):
         return claim.margin, None, None, effect
     if claim.margin is not None:
-        size = claim.margin * effect.mean if effect else None
+        # A control that isn't worse has no effect to take a share of.
+        size = claim.margin * effect.mean if effect and effect.mean > 0 else None
     elif size is not None and effect and effect.mean > 0:
         share = size / effect.mean
     images = claim.num_test or (given.matrices["difference"].shape[1] if given.matrices else 0)
@@ -235,6 +236,10 @@ def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None,
 
 def _notes(claim: Claim, outcomes: Outcomes, found: Gathered, told: Word, alpha: float) -> list[str]:
     notes = []
+    control = found.contrasts.control
+    shares = claim.margin is not None and claim.kind not in ("slope", "ratio")
+    if shares and control is not None and control.size and float(control.mean()) <= 0:
+        notes.append(f"No margin: the control {claim.control} didn't end worse, and the margin is a share of that.")
     for arm, failures in found.failures.items():
         if failures.count:
             share = f"{failures.low:.0%} to {failures.high:.0%}"

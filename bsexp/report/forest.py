@@ -8,6 +8,7 @@ import textwrap
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bsexp.analysis.verdicts import Findings, Judged
 from bsexp.report.drawing import style
@@ -86,6 +87,7 @@ def _panel(axes: Axes, title: str, members: list[tuple[int, Judged]]) -> None:
         )
     axes.axvline(0, color=INK, linewidth=0.9, zorder=2)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(members) - 0.5, -0.5)
