@@ -489,6 +489,15 @@ def test_for_a_ratio_a_failure_is_a_miss_and_no_more() -> None:
     # 11 of 12 signs: 2 (1 + 12) / 4096 = .0063.
     assert (found.text, found.num_pairs) == ("supported", 12)
     assert found.p_sign_flip == pytest.approx(26 / 4096)
+    # The miss is counted among the signs, and nowhere else.
+    assert found.p_holm == pytest.approx(26 / 4096)
+
+
+def test_between_a_ratio_and_a_miss_the_median_is_the_miss() -> None:
+    data = costs([50.0] * 12, [100.0] * 6 + [math.inf] * 6)
+    found = only(judge([claim(kind="ratio", outcome="samples_to_target")], data))
+    assert found.median is not None
+    assert found.median[0] == math.inf
 
 
 def test_an_arm_that_always_misses_needs_infinitely_more() -> None:

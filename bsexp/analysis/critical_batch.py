@@ -58,7 +58,8 @@ class Critical:
 def critical_batches(rows: Sequence[CriticalRow]) -> list[Critical]:
     """What the branches say, by their share of the budget. Only seeds with all branches of a point are looked at.
 
-    A point without such a seed, without two orders of the own batch or without other batches is left out.
+    A point without such a seed, without two orders of the own batch or without other batches is left out, and so is one
+    where a branch of the trunk's own batch diverged: nothing can be compared with that.
     """
     shares = sorted({row.share for row in rows})
     found = [_at_point([row for row in rows if row.share == share]) for share in shares]
@@ -78,6 +79,8 @@ def _at_point(rows: Sequence[CriticalRow]) -> Critical | None:
     losses = {kind: _losses(table, seeds, kind) for kind in kinds}
     orders = np.stack([losses[kind] for kind in orders_of_own], axis=1)
     base = losses[own, OWN, 0]
+    if not (np.isfinite(orders).all() and np.isfinite(base).all()):
+        return None
     sizes = sorted({kind[0] for kind in kinds} - {own})
     differences = {kind[:2]: losses[kind] - base for kind in kinds if kind[0] != own}
     batch, spread = _fitted(own, sizes, differences, orders)

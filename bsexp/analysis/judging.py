@@ -10,7 +10,6 @@ could have been refuted by chance. For both together the chance is alpha for a s
 it only where claims lie just on their margins (results/calibration: .06 to .07 at worst).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from bsexp.analysis.exact import Sides, holm, order_interval, sign_flip, sign_te
 from bsexp.analysis.gathering import Contrasts, Gathered, gather
 from bsexp.analysis.looks import look_levels
 from bsexp.analysis.paired import Estimate, mean_interval
+from bsexp.analysis.targets import median
 from bsexp.analysis.twoway import over_seeds, two_way
 from bsexp.analysis.words import (
     FEWEST_PAIRS,
@@ -143,7 +143,9 @@ def _p(claim: Claim, found: Gathered | None, tests: list[Evidence]) -> float:
     """The p of the claimed word by its least favourable test; 1 where nothing could support it."""
     if found is None or found.missing or _fewest(found.contrasts) < FEWEST_PAIRS:
         return 1.0
-    if after_failures(claim.word, Word("supported"), found.failed, UNKNOWN, ALPHA).verdict != "supported":
+    if claim.kind != "ratio" and (
+        after_failures(claim.word, Word("supported"), found.failed, UNKNOWN, ALPHA).verdict != "supported"
+    ):
         return 1.0
     return max(support(claim.word, each) for each in tests)
 
@@ -212,9 +214,7 @@ def _verdict(
 
 def _median(values: np.ndarray, level: float) -> tuple[float, float, float]:
     low, high, _ = order_interval(values, level)
-    ordered = np.sort(values)
-    middle = float(ordered[(len(values) - 1) // 2]), float(ordered[len(values) // 2])
-    return (0.0 if math.isinf(middle[0] - middle[1]) else sum(middle) / 2), low, high
+    return median(values), low, high
 
 
 def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None, float | None, Estimate | None]:

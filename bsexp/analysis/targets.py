@@ -116,10 +116,10 @@ def compare_costs(first: Mapping[int, float], second: Mapping[int, float], level
     missed = (pairs.count((True, False)), pairs.count((False, True)), pairs.count((True, True)))
     ratios = np.array([log2_ratio(first[seed], second[seed]) for seed in seeds])
     low, high, held = order_interval(ratios, level)
-    return Ratio(_median(ratios), low, high, held, len(seeds), missed, sign_test(ratios))
+    return Ratio(median(ratios), low, high, held, len(seeds), missed, sign_test(ratios))
 
 
-def _median(values: np.ndarray) -> float:
+def median(values: np.ndarray) -> float:
     """The middle value, or the mean of the middle two; 0 between the two infinities, which favour nobody."""
     ordered, half = np.sort(values), len(values) // 2
     if len(values) % 2:

@@ -15,7 +15,8 @@ from bsexp.store.reading import KEY, TEXT, Column, read_cells, read_values
 
 CURE = "restore the file, or delete it and measure again (bsexp inspect)"
 SIZE = Column("number", empty=True)
-FROM_0 = Column("number", empty=True, low=0.0)
+# Between two minima the loss may well overflow.
+BARRIER = Column("number", empty=True, low=0.0, endless=True)
 KINDS: dict[str, Column] = {
     **{name: KEY[name] for name in ("arm", "seed", "config_hash")},
     "calibration_error": Column("number", empty=True, low=0.0, high=1.0),
@@ -24,7 +25,7 @@ KINDS: dict[str, Column] = {
     "sharpness": SIZE,
     "lr_sharpness": SIZE,
     "twin": TEXT,
-    "barrier": FROM_0,
+    "barrier": BARRIER,
 }
 
 
