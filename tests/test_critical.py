@@ -274,6 +274,14 @@ def test_a_branch_that_diverged_rules_out_its_rule_and_with_all_of_them_its_size
     assert "✗" in texts(critical_figure([point]))
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_where_the_trunks_own_batch_diverged_no_batch_is_called_critical(order: int) -> None:
+    rows = made(12)
+    (bad,) = (row for row in rows if (row.batch_size, row.seed, row.order) == (16, 3, order))
+    rows[rows.index(bad)] = CriticalRow(**{**_values(bad), "val_loss_ema": None, "val_loss": None})
+    assert critical_batches(rows) == []
+
+
 def _values(row: CriticalRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__slots__}
 

@@ -1,6 +1,7 @@
 """Twins, what is measured between them, and what is measured of finished runs afterwards: from file to verdict."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -396,3 +397,9 @@ def test_weights_that_are_damaged_are_told(made: Path, tmp_path: Path, bsexp: Bs
     found = bsexp("inspect", "results/try", "-q")
     assert found.returncode == 5
     assert "model.pt" in found.stderr
+
+
+def test_a_barrier_without_an_end_is_read_again(tmp_path: Path) -> None:
+    row = InspectedRow("a", 0, "0" * 40, 0.1, 0.01, None, None, "b", math.inf)
+    write_inspected(tmp_path / "inspected.csv", [row])
+    assert list(read_inspected(tmp_path / "inspected.csv").values()) == [row]
