@@ -203,7 +203,9 @@ def critical_part(rows: list[CriticalRow]) -> Part:
     """The critical batch at each point where branches began, beside b_simple there."""
     points = critical_batches(rows)
     if not points:
-        return Part("The critical batch", ["At no point all branches of a seed are there and its own batch went through."], [])
+        return Part(
+            "The critical batch", ["No point has all branches of a seed, its own batch trained to the end."], []
+        )
     sentences = [critical_sentence(points)]
     listed = Table(
         "Critical batch",
