@@ -99,6 +99,22 @@ def test_another_order_reads_other_samples_from_the_same_weights(digits: Images)
     assert losses[0] != losses[2] != losses[3]
 
 
+@pytest.mark.parametrize(("dropout", "alike"), [(0.0, True), (0.5, False)])
+def test_another_order_has_other_dropout_masks(digits: Images, dropout: float, alike: bool) -> None:
+    config = config_of(dropout=dropout)
+    data = prepare(config, digits)
+    trunk = Unwatched(config, data=data, device="cpu")
+    next(trunk)
+    state = trunk.state()
+    own, other = (Fork(config, state, data=data, whole=2400, device="cpu", order=order) for order in (0, 1))
+    # The same samples, so that only masks can tell the two.
+    other._stream = own._stream
+    first = next(float(record.loss) for record in own if isinstance(record, StepRecord))
+    own._stream.seek(state["samples"])
+    second = next(float(record.loss) for record in other if isinstance(record, StepRecord))
+    assert (first == second) == alike
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_forks_of_one_state_do_not_know_of_each_other(digits: Images, optimizer: str) -> None:
     config = config_of(optimizer=optimizer)
@@ -356,6 +372,10 @@ def test_the_program_makes_what_is_missing_and_nothing_twice(bsexp: Bsexp, tmp_p
     assert (place / "critical.csv").read_bytes() == whole
     third = bsexp("measure", "--critical", *QUICK, "--seeds", "0")
     assert "0 of 72 branches to make" in third.stderr
+    more = bsexp("measure", "--critical", *QUICK, "--seeds", "1")
+    assert more.returncode == 0, more.stderr
+    assert "seed 1 at 0.8 of the budget: 0 branches to go" in more.stderr
+    assert json.loads((place / "critical.json").read_text())["seeds"] == [0, 1]
     other = bsexp("measure", "--critical", *QUICK, "--seeds", "0", "--lr", "0.5")
     assert (other.returncode, "has lr = 0.0125 there, 0.5 now" in other.stderr) == (5, True)
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from bsexp.commands.given import bytes_of
 from bsexp.data.sources import load_images
 from bsexp.data.splits import prepare
 from bsexp.engine.ramp import climb
-from bsexp.errors import UsageError
+from bsexp.errors import MemoryExhausted, UsageError
 from bsexp.records import FitRow, HardwareRow, RampRow
 from bsexp.report.drawing import svg_bytes
 from bsexp.report.ramp import draw_ramp, picture
 from bsexp.signals.divergence import Course
 from bsexp.sweep import memory
 from bsexp.sweep.fitting import bisect, joined
+from bsexp.sweep.measuring import Surroundings, _time, config_of_size
 from bsexp.sweep.ramps import ramp_config
 from tests.conftest import ROOT, Bsexp
 from tests.faults.programs import SLEEPING
@@ -618,3 +620,15 @@ def test_a_wrong_amount_of_memory_is_refused(bsexp: Bsexp) -> None:
         assert result.returncode == 2, result.stderr
         assert "--memory" in result.stderr
         assert "K, M, G or T" in result.stderr
+
+
+def test_where_nobody_holds_a_process_to_its_memory_a_size_that_takes_more_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bsexp.engine.device.hold_to", lambda memory, device: False)
+    config = config_of_size({"dataset": "digits", "train_size": 200}, 8)
+    surroundings = Surroundings("cpu", None, False, False, memory=1000)
+    with pytest.raises(MemoryExhausted, match=r"batch size 8 takes [0-9,]+ bytes"):
+        _time(config.model_dump(), surroundings, 1)
+    timing, _ = _time(config.model_dump(), replace(surroundings, memory=10**12), 1)
+    assert len(timing.seconds) == 1

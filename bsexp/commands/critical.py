@@ -39,10 +39,11 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     made = sum(row.seed in seeds for row in kept.rows)
     talk.note(f"{number - made:,} of {number:,} branches to make, {jobs} seed{'s'[: jobs != 1]} at a time")
     if made < number:
-        kept.begin({"seeds": seeds, **describe_machine()})
+        every = sorted({*seeds, *(row.seed for row in kept.rows)})
+        kept.begin({"seeds": every, **describe_machine()})
         with StopSignals():
             settled = make_branches(configs, kept.rows, surroundings, jobs, kept.keep, talk.note)
-        kept.begin(about({"dataset": _settings(configs[0])["dataset"]}, settled, seeds=seeds, jobs=jobs))
+        kept.begin(about({"dataset": _settings(configs[0])["dataset"]}, settled, seeds=every, jobs=jobs))
     from bsexp.analysis.critical_batch import critical_batches
     from bsexp.report.measured import write_measured
 

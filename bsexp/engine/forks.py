@@ -58,5 +58,9 @@ class Fork(Training):
             ledger.averaged.half_life = HALF_LIFE_SHARE * self._whole
         return ledger
 
+    def _mask_seed(self) -> int:
+        # Masks are noise that comes with the order: another order has others.
+        return derive(self.config.seed, "fork", self._order) if self._order else super()._mask_seed()
+
     def _rehearse_ends(self) -> None:
         """Nothing: nobody takes the time of a fork."""

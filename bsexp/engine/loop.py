@@ -196,14 +196,16 @@ class Training:
     def _reseed(self, place: int) -> None:
         # Keyed by position: masks need no generator state in a checkpoint, and two runs in one process can't meet.
         # Masks are noise that comes with the order: another order has others.
-        config, epoch = self.config, self.samples // self.num_train
-        order = order_seed(config.seed, config.order, config.order_from, epoch)
-        seed = derive(order, "dropout", self.samples + place)
+        seed = derive(self._mask_seed(), "dropout", self.samples + place)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
+
+    def _mask_seed(self) -> int:
+        config, epoch = self.config, self.samples // self.num_train
+        return order_seed(config.seed, config.order, config.order_from, epoch)
 
     def _finish(self) -> None:
         """The test split, once; then the outcome."""

@@ -194,6 +194,11 @@ class Experiment:
         return self.path / "critical.csv"
 
     @property
+    def trunks(self) -> Path:
+        """States that branches go on from, as long as some are to be made."""
+        return self.path / "trunks"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 

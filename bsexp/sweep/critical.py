@@ -1,29 +1,23 @@
 """The critical batch by branches: trunks, one for each seed, and what goes on from them with other batches and rates.
 
-The one rule: a branch is what its trunk would have become with another batch and rate over so many samples; each is
-kept as soon as it has ended, and none is made twice.
+The one rule: a branch is what its trunk would have become with another batch and rate over so many samples.
 """
 
-import math
-import multiprocessing
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from bsexp.config import RunConfig
-from bsexp.errors import BsexpError, RunsFailed, UsageError
+from bsexp.errors import UsageError
 from bsexp.planning import plan_run
 from bsexp.records import CriticalRow
+from bsexp.sweep import branching
+from bsexp.sweep.branching import Ended, Making, Work, begins
 from bsexp.sweep.configs import build_config, num_trained
-from bsexp.sweep.executors import ctrl_c_blocked, watch_parent
 from bsexp.sweep.measuring import Surroundings
-from bsexp.sweep.stochasticity import advance, checked
+from bsexp.sweep.stochasticity import checked
 
-CONTEXT = multiprocessing.get_context("spawn")
+WHAT = "measure --critical"
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES = (0.05, 0.15, 0.4, 0.8)
 BRANCH_SHARE = 0.05
@@ -99,41 +93,14 @@ def make_branches(
     keep: Callable[[CriticalRow], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make the branches of all trunks that are not `done`, `jobs` seeds at a time, each in a process of its own; `keep`
-    is called with each as it ends. What the processes settled on: device, threads; empty where nothing was left to do.
+    """Make the branches of all trunks that are not `done`, `jobs` seeds at a time; `keep` hears of each as it ends.
 
-    Raises what ends a process, RunsFailed where one dies.
+    What the processes settled on, and what is raised: see branching.make_branches.
     """
     made = {(row.seed, row.share, row.batch_size, row.lr_rule, row.order) for row in done}
-    todo = deque((config, missing) for config in configs if (missing := _missing(config, made)))
-    working: dict[Connection, tuple[Any, int, int]] = {}
-    settled: dict[str, Any] = {}
-    try:
-        while todo or working:
-            while todo and len(working) < jobs:
-                config, missing = todo.popleft()
-                working |= _start(config, missing, surroundings)
-            for pipe in wait(list(working)):
-                assert isinstance(pipe, Connection)
-                process, seed, left = working[pipe]
-                outcome, content = _heard(pipe, process, seed)
-                if outcome == "settled":
-                    settled = content
-                elif outcome == "row":
-                    keep(content)
-                    working[pipe] = (process, seed, left - 1)
-                    if content.batch_size == configs[0].batch_size and not content.order:
-                        tell(f"seed {seed} at {content.share:g} of the budget: {left} branches to go")
-                else:
-                    pipe.close()
-                    process.join()
-                    del working[pipe]
-    finally:
-        for pipe, (process, *_) in working.items():
-            pipe.close()
-            process.kill()
-            process.join()
-    return settled
+    works = [_work(config, _missing(config, made)) for config in configs]
+    making = Making(WHAT, surroundings, NOISE_BATCHES)
+    return branching.make_branches(works, making, jobs, lambda trunk, ended: keep(_row(trunk, ended)), tell)
 
 
 def _missing(config: RunConfig, made: set[tuple[Any, ...]]) -> list[Branch]:
@@ -144,93 +111,47 @@ def _missing(config: RunConfig, made: set[tuple[Any, ...]]) -> list[Branch]:
     ]
 
 
-def _start(
-    config: RunConfig, missing: list[Branch], surroundings: Surroundings
-) -> dict[Connection, tuple[Any, int, int]]:
-    mine, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_work, args=(theirs, config.model_dump(), missing, surroundings), daemon=True)
-    with ctrl_c_blocked():
-        process.start()
-    theirs.close()
-    return {mine: (process, config.seed, len(missing))}
-
-
-def _heard(pipe: Connection, process: Any, seed: int) -> tuple[str, Any]:
-    try:
-        outcome, content = pipe.recv()
-    except EOFError:
-        process.join()
-        which = f"seed {seed}: its process died ({process.exitcode})"
-        raise RunsFailed(
-            "measure --critical", which, "run the same command again: finished branches are kept"
-        ) from None
-    if outcome == "refused":
-        raise content
-    if outcome == "failed":
-        raise RunsFailed("measure --critical", f"seed {seed}: {content}", "run it with --debug and report it")
-    return outcome, content
-
-
-def _work(pipe: Connection, values: dict[str, Any], missing: list[Branch], surroundings: Surroundings) -> None:
-    threading.Thread(target=watch_parent, daemon=True).start()
-    try:
-        from bsexp.engine.device import set_up
-
-        device = surroundings.device
-        settled = set_up(device, surroundings.threads, surroundings.deterministic, surroundings.keep_memory)
-        pipe.send(("settled", settled))
-        for row in grow(RunConfig(**values), missing, device):
-            pipe.send(("row", row))
-        pipe.send(("done", None))
-    except BsexpError as error:
-        pipe.send(("refused", error))
-    except Exception as error:
-        pipe.send(("failed", f"{type(error).__name__}: {error}".splitlines()[0]))
-    pipe.close()
-    # Python with torch takes seconds to take itself down.
-    os._exit(0)
-
-
-def grow(trunk: RunConfig, missing: Sequence[Branch], device: str) -> Iterable[CriticalRow]:
-    """Train a trunk as far as `missing` branches need it, and each of them; yields them as they end.
+def grow(trunk: RunConfig, missing: Sequence[Branch], device: str) -> Iterator[CriticalRow]:
+    """Train a trunk as far as `missing` branches need it, and each of them, in this process; yields them as they end.
 
     Raises UsageError where the trunk diverged before they began.
     """
-    from bsexp.data.sources import load_images
-    from bsexp.data.splits import prepare
-    from bsexp.engine.forks import Fork
-    from bsexp.engine.gradients import Looking
+    making = Making(WHAT, Surroundings(device, None, False, False), NOISE_BATCHES)
+    for ended in branching.grow(_work(trunk, missing), making):
+        yield _row(trunk, ended)
 
-    data = prepare(trunk, load_images(trunk.dataset, trunk.image_size))
-    looking = Looking(trunk, data=data, device=device)
-    looking.require_own_gradients()
-    whole = looking.total_samples
-    for share in sorted({branch.share for branch in missing}):
-        advance(looking, round(share * whole))
-        noise = looking.noise(NOISE_BATCHES)
-        sq_norm, var = (math.fsum(values) / len(noise) for values in zip(*noise, strict=True))
-        if not (math.isfinite(sq_norm) and math.isfinite(var)):
-            which = f"seed {trunk.seed} had diverged after {looking.samples:,} samples"
-            raise UsageError("measure --critical", which, "use a smaller --lr")
-        state = looking.state()
-        for branch in missing:
-            if branch.share != share:
-                continue
-            config = branch_config(trunk, branch, looking.samples, looking.num_train)
-            fork = Fork(config, state, data=data, whole=whole, device=device, order=branch.order)
-            end = fork.end()
-            yield CriticalRow(
-                seed=trunk.seed,
-                share=share,
-                samples=looking.samples,
-                epoch=looking.samples / looking.num_train,
-                batch_size=config.batch_size,
-                lr_rule=branch.lr_rule,
-                lr=config.lr,
-                order=branch.order,
-                updates=fork.step - looking.step,
-                val_loss=None if end is None else end.val_loss,
-                val_loss_ema=None if end is None else end.val_loss_ema,
-                grad_sq_norm=sq_norm,
-                grad_var=var,
-            )
+
+def _work(trunk: RunConfig, missing: Sequence[Branch]) -> Work:
+    num_train = num_trained(trunk)
+    ordered = sorted(missing, key=lambda branch: branch.share)
+    made = [
+        branching.Branch(
+            branch.share,
+            branch_config(trunk, branch, begins(trunk, branch.share, num_train), num_train),
+            branch.order,
+            (branch.lr_rule,),
+        )
+        for branch in ordered
+    ]
+    return Work(f"seed {trunk.seed}", trunk, tuple(made))
+
+
+def _row(trunk: RunConfig, ended: Ended) -> CriticalRow:
+    branch, end = ended.branch, ended.end
+    assert ended.noise is not None
+    sq_norm, var = ended.noise
+    return CriticalRow(
+        seed=trunk.seed,
+        share=branch.share,
+        samples=ended.samples,
+        epoch=ended.samples / ended.num_train,
+        batch_size=branch.config.batch_size,
+        lr_rule=branch.mark[0],
+        lr=branch.config.lr,
+        order=branch.order,
+        updates=ended.updates,
+        val_loss=None if end is None else end.val_loss,
+        val_loss_ema=None if end is None else end.val_loss_ema,
+        grad_sq_norm=sq_norm,
+        grad_var=var,
+    )

@@ -161,7 +161,11 @@ def _time(config: dict[str, Any], surroundings: Surroundings, repeats: int) -> A
     from bsexp.engine.device import find_device, hold_to
     from bsexp.engine.timing import time_updates
 
-    settled = surroundings.settle()
-    if surroundings.memory is not None:
-        hold_to(surroundings.memory, find_device(surroundings.device))
-    return time_updates(RunConfig(**config), repeats, surroundings.device), settled
+    settled, memory = surroundings.settle(), surroundings.memory
+    held = memory is None or hold_to(memory, find_device(surroundings.device))
+    timing = time_updates(RunConfig(**config), repeats, surroundings.device)
+    if memory is not None and not held and (timing.peak_memory_bytes or 0) > memory:
+        # Nobody stopped it: what it took decides.
+        which = f"batch size {config['batch_size']:,} takes {timing.peak_memory_bytes:,} bytes"
+        raise MemoryExhausted("out of memory", which, SMALLER)
+    return timing, settled
