@@ -524,6 +524,35 @@ _EXECUTION = (
         commands=("report",),
         no_form=None,
     ),
+    Option(
+        "minutes",
+        "number",
+        30.0,
+        "time that advice may take; refused where that isn't enough",
+        low=0,
+        open_low=True,
+        in_id=False,
+        commands=("advise",),
+    ),
+    _choice(
+        "metric",
+        ("val_loss", "val_accuracy"),
+        "val_loss",
+        "what quality is",
+        in_id=False,
+        commands=("advise",),
+    ),
+    Option(
+        "tolerance",
+        "number",
+        0.25,
+        "quality that may be lost, as a share of what decaying the rate brings over a constant one",
+        low=0,
+        high=1,
+        open_low=True,
+        in_id=False,
+        commands=("advise",),
+    ),
     Option("skip_bad", "flag", False, "leave damaged files out", in_id=False, commands=("report",), no_form=None),
     Option(
         "json",
@@ -559,8 +588,28 @@ _MEASURED = {
 }
 
 
+# What a run may be told that a schedule is advised for; schedule, rate and batch after the first are the advice's.
+_ADVISED = {
+    *(set(COST_FIELDS) | _MEASURED) - {"seed", "averaging", "virtual_workers"},
+    *(
+        "max_batch",
+        "device",
+        "threads",
+        "deterministic",
+        "tune_allocator",
+        "jobs",
+        "out",
+        "name",
+        "hardware",
+        "workers",
+    ),
+    *("json", "quiet", "verbose", "debug"),
+}
+
+
 def _with_commands(option: Option) -> Option:
-    more = [name for name, which in (("measure", _MEASURED), ("export", _SHAPING)) if option.name in which]
+    given = (("measure", _MEASURED), ("export", _SHAPING), ("advise", _ADVISED))
+    more = [name for name, which in given if option.name in which]
     return replace(option, commands=(*option.commands, *more)) if more else option
 
 

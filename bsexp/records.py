@@ -189,6 +189,32 @@ class CriticalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A row of trials.csv: a training, or the rest of one, that `advise` made, and where it ended.
+
+    `stage`: rate (a short run at `lr`), branch (a while with another batch and rate) or ending (`arm` to the budget's
+    end). It began at `share` of the trunk's budget, after `samples`, and made `updates` of `batch_size` (its first) at
+    `lr`. `lr_rule` and `order` as in CriticalRow. Losses in nats and accuracies as shares at its end, `_ema` of
+    averaged weights; None where it diverged.
+    """
+
+    stage: str
+    arm: str
+    seed: int
+    share: float
+    order: int
+    batch_size: int
+    lr_rule: str
+    lr: float
+    samples: int
+    updates: int
+    val_loss: float | None
+    val_accuracy: float | None
+    val_loss_ema: float | None
+    val_accuracy_ema: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RampRow:
     """A row of find_lr.csv: an update at `lr`, the loss of its batch in nats, and that smoothed; `samples` after it.
 

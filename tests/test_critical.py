@@ -20,7 +20,7 @@ from bsexp.errors import StoreError, UsageError
 from bsexp.records import CriticalRow, EvalRow, StepRecord
 from bsexp.report.branching import critical_figure
 from bsexp.report.measured import batch_text, critical_part
-from bsexp.store.measured import Branches, read_critical
+from bsexp.store.measured import critical_branches, read_critical
 from bsexp.sweep import critical
 from bsexp.sweep.critical import Branch, branch_config, branches, grow, trunks
 from tests.conftest import Bsexp
@@ -331,7 +331,7 @@ def test_the_figure_draws_estimates_as_marks_and_bounds_as_arrows() -> None:
 
 def test_branches_are_kept_one_by_one_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "critical.csv"
-    kept = Branches(path, {"lr": 0.1, "epochs": 2.0})
+    kept = critical_branches(path, {"lr": 0.1, "epochs": 2.0})
     kept.begin({"seeds": [0]})
     rows = made(2)
     rows[4] = CriticalRow(**{**_values(rows[4]), "val_loss": None, "val_loss_ema": None})
@@ -339,13 +339,13 @@ def test_branches_are_kept_one_by_one_and_read_again(tmp_path: Path) -> None:
         kept.keep(row)
         assert len(read_critical(path)) == len(kept.rows)
     assert sorted(map(str, read_critical(path))) == sorted(map(str, rows))
-    again = Branches(path, {"lr": 0.1, "epochs": 2})
+    again = critical_branches(path, {"lr": 0.1, "epochs": 2})
     assert again.rows == kept.rows
     with pytest.raises(StoreError, match=r"critical.csv has lr = 0.1 there, 0.2 now; choose another --name"):
-        Branches(path, {"lr": 0.2, "epochs": 2.0})
+        critical_branches(path, {"lr": 0.2, "epochs": 2.0})
     path.write_text(path.read_text().replace("sqrt", "", 1))
     with pytest.raises(StoreError, match=r"critical.csv:\d+: lr_rule is empty"):
-        Branches(path, {"lr": 0.1, "epochs": 2.0})
+        critical_branches(path, {"lr": 0.1, "epochs": 2.0})
 
 
 QUICK = ("--dataset", "digits", "--train-size", "600", "--batch-size", "8", "--epochs", "1", "--jobs", "1")

@@ -11,7 +11,7 @@ from bsexp.commands.measure import about, options_of, place_of, surroundings_of,
 from bsexp.config import RunConfig, parse_values
 from bsexp.console import Talk
 from bsexp.options import OPTIONS
-from bsexp.store.measured import Branches
+from bsexp.store.measured import critical_branches
 from bsexp.sweep.critical import branches, make_branches, trunks
 from bsexp.sweep.devices import default_model, on_gpu, worker_devices
 from bsexp.sweep.environment import describe_machine
@@ -34,7 +34,7 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     if surroundings.threads is None and not on_gpu(surroundings.device):
         surroundings = replace(surroundings, threads=1)
     place = place_of(values, "critical")
-    kept = Branches(place.critical, _settings(configs[0]))
+    kept = critical_branches(place.critical, _settings(configs[0]))
     number = len(seeds) * len(branches())
     made = sum(row.seed in seeds for row in kept.rows)
     talk.note(f"{number - made:,} of {number:,} branches to make, {jobs} seed{'s'[: jobs != 1]} at a time")

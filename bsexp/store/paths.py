@@ -194,6 +194,20 @@ class Experiment:
         return self.path / "critical.csv"
 
     @property
+    def trials(self) -> Path:
+        """Trainings that advice rests on, where some was asked for."""
+        return self.path / "trials.csv"
+
+    def advice(self, ending: str) -> Path:
+        """The files of an advice: all of it (json), its figure (png, svg)."""
+        return self.path / f"advice.{ending}"
+
+    @property
+    def verify(self) -> Path:
+        """The experiment that would settle what an advice says."""
+        return self.path / "verify.toml"
+
+    @property
     def trunks(self) -> Path:
         """States that branches go on from, as long as some are to be made."""
         return self.path / "trunks"

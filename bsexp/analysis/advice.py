@@ -1,0 +1,313 @@
+"""What trials say: which candidate keeps the quality of the usual decay, and which of these takes the least time.
+
+The one rule: nothing is recommended that wasn't measured to its end and found, with 95 % confidence, to lose no more
+than the tolerance; what can't be told from noise is said to be so.
+
+A difference between two trainings of a seed is judged by a spread that is pooled over all of them: over seeds, and over
+repetitions of some in other orders of the samples. With two seeds nothing else has enough degrees of freedom.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from scipy.special import stdtrit
+
+from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.paired import Estimate
+from bsexp.records import TrialRow
+
+# Two-sided: a bound on one side holds with 95 %.
+LEVEL = 0.9
+# Less saved isn't worth a schedule of one's own.
+LEAST_SAVED = 0.01
+METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
+DECAY, CONSTANT = "decay", "constant"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation of single trainings, in the metric's unit, known with `freedom` degrees of freedom."""
+
+    value: float
+    freedom: int
+
+    def half_width(self, share: float) -> float:
+        """Half of the LEVEL interval of a mean whose variance is `share` of that of one training."""
+        return float(stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.value * math.sqrt(share)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How branches of `batch_size` ended: `difference` of their loss from the trunk's own batch, for the rule that
+    suited them best; `usable`: the rules under which it is within the spread. None where all of them diverged.
+    """
+
+    batch_size: int
+    lr_rule: str
+    difference: Estimate | None
+    usable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Local:
+    """The critical batch at a `share` of the budget: the largest that ends within the `spread` of the trunk's own.
+
+    `low`: the largest that surely does, `high`: the smallest that surely doesn't (infinite where none). Losses are
+    those of averaged weights, in nats.
+    """
+
+    share: float
+    spread: Spread
+    own: int
+    sizes: tuple[Size, ...]
+
+    @property
+    def critical(self) -> int:
+        """The largest batch whose branch ended within the spread."""
+        return self._largest(lambda found: found.mean <= self.spread.value)
+
+    @property
+    def low(self) -> int:
+        """The largest batch whose branch surely did."""
+        return self._largest(lambda found: found.high is not None and found.high <= self.spread.value)
+
+    @property
+    def high(self) -> float:
+        """The smallest batch whose branch surely did not."""
+        return min((size.batch_size for size in self.sizes if _surely_worse(size, self.spread)), default=math.inf)
+
+    def _largest(self, within: Callable[[Estimate], bool]) -> int:
+        found = [size.batch_size for size in self.sizes if size.difference and within(size.difference)]
+        return max([self.own, *found])
+
+
+def _surely_worse(size: Size, spread: Spread) -> bool:
+    found = size.difference
+    return found is None or (found.low is not None and found.low > spread.value)
+
+
+def best_rate(rows: Sequence[TrialRow], metric: str) -> float | None:
+    """The rate whose short runs ended best in the mean over seeds; None where all rates diverged somewhere."""
+    by_rate: dict[float, list[float]] = {}
+    for row in rows:
+        by_rate.setdefault(row.lr, []).append(_cost(row, metric))
+    means = {lr: fmean(costs) for lr, costs in by_rate.items()}
+    best = min(means, key=lambda lr: means[lr], default=None)
+    return None if best is None or math.isinf(means[best]) else best
+
+
+def local_critical(rows: Sequence[TrialRow]) -> list[Local]:
+    """The critical batch at each share of the budget that there are branches at, by rising share.
+
+    A share at which a branch of the trunk's own batch diverged is left out: nothing can be compared with that.
+    """
+    found = []
+    for share in sorted({row.share for row in rows}):
+        here = [row for row in rows if row.share == share]
+        own = min(row.batch_size for row in here)
+        orders = _by_seed([row for row in here if row.batch_size == own], "val_loss_ema")
+        if any(map(math.isinf, (cost for costs in orders.values() for cost in costs))):
+            continue
+        freedom = sum(len(costs) - 1 for costs in orders.values())
+        pooled = sum(variance(costs) * (len(costs) - 1) for costs in orders.values()) / freedom
+        spread = Spread(math.sqrt(pooled), freedom)
+        base = {seed: fmean(costs) for seed, costs in orders.items()}
+        repeated = min(map(len, orders.values()))
+        half = spread.half_width((1 + 1 / repeated) / len(base))
+        sizes = sorted({row.batch_size for row in here} - {own})
+        of_size = {size: [row for row in here if row.batch_size == size] for size in sizes}
+        found.append(Local(share, spread, own, tuple(_size(of_size[size], base, half, spread) for size in sizes)))
+    return found
+
+
+def _size(rows: Sequence[TrialRow], base: Mapping[int, float], half: float, spread: Spread) -> Size:
+    means = {}
+    for rule in dict.fromkeys(row.lr_rule for row in rows):
+        means[rule] = fmean(_cost(row, "val_loss_ema") - base[row.seed] for row in rows if row.lr_rule == rule)
+    best = min(means, key=lambda rule: means[rule])
+    usable = tuple(rule for rule, mean in means.items() if mean <= spread.value)
+    if math.isinf(means[best]):
+        return Size(rows[0].batch_size, best, None, usable)
+    found = Estimate(means[best], means[best] - half, means[best] + half, len(base))
+    return Size(rows[0].batch_size, best, found, usable)
+
+
+def growth_from(points: Sequence[Local], share: float) -> tuple[int, str] | None:
+    """The largest batch that is within the spread at all points from `share` of the budget on, and the rule of the rate
+    that suits it best there; None where no larger one is.
+
+    A batch from the beginning on must do at all points.
+    """
+    later = [point for point in points if point.share >= share]
+    sizes = [size.batch_size for size in later[0].sizes] if later else []
+    for batch in reversed(sizes):
+        here = [size for point in later for size in point.sizes if size.batch_size == batch]
+        if len(here) == len(later) and all(batch <= point.critical for point in later):
+            rules = [size.lr_rule for size in here]
+            # The one that was best most often, at the earliest point where that leaves several.
+            return batch, max(rules, key=lambda rule: (rules.count(rule), -rules.index(rule)))
+    return None
+
+
+# -- candidates
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How a candidate ended: `worse` by so much than decay, in the metric's unit, losses and accuracies alike.
+
+    `word`: reference, within (the tolerance), unclear, beyond (it), diverged or unjudged.
+    """
+
+    arm: str
+    worse: Estimate | None
+    word: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All candidates, the usual decay first. `effect`: what decaying brings over the constant rate; `margin`: what may
+    be lost of it, None where it isn't shown to bring anything. `sd`: of a candidate's difference, over seeds.
+    """
+
+    metric: str
+    effect: Estimate
+    margin: float | None
+    sd: float
+    candidates: tuple[Candidate, ...]
+
+
+def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance: float) -> Judgement | None:
+    """What the endings say of `arms`; None where the usual decay itself, or the constant rate, diverged.
+
+    `tolerance`: the share of the effect that may be lost, above 0.
+    """
+    decay, constant = (_by_seed([row for row in rows if row.arm == arm], metric) for arm in (DECAY, CONSTANT))
+    if (
+        not decay
+        or not constant
+        or any(map(math.isinf, (c for costs in (*decay.values(), *constant.values()) for c in costs)))
+    ):
+        return None
+    base = {seed: fmean(costs) for seed, costs in decay.items()}
+    repeated = min(map(len, decay.values()))
+    differences = {
+        arm: {row.seed: _cost(row, metric) - base[row.seed] for row in rows if row.arm == arm and not row.order}
+        for arm in arms
+        if arm not in (DECAY, CONSTANT)
+    }
+    finite = [
+        found for found in differences.values() if len(found) == len(base) and all(map(math.isfinite, found.values()))
+    ]
+    spread = _pooled(list(decay.values()), finite, 1 + 1 / repeated)
+    num = len(base)
+    half = spread.half_width((1 + 1 / repeated) / num)
+    effect = _effect(decay, constant)
+    margin = tolerance * effect.mean if effect.low is not None and effect.low > 0 else None
+    judged = [
+        Candidate(DECAY, Estimate(0.0, 0.0, 0.0, num), "reference"),
+        Candidate(CONSTANT, effect, _word(effect, margin)),
+    ]
+    for arm, found in differences.items():
+        if len(found) < num:
+            judged.append(Candidate(arm, None, "unjudged"))
+        elif any(map(math.isinf, found.values())):
+            judged.append(Candidate(arm, None, "diverged"))
+        else:
+            mean = fmean(found.values())
+            estimate = Estimate(mean, mean - half, mean + half, num)
+            judged.append(Candidate(arm, estimate, _word(estimate, margin)))
+    return Judgement(metric, effect, margin, spread.value * math.sqrt(2), tuple(judged))
+
+
+def _word(worse: Estimate, margin: float | None) -> str:
+    if margin is None or worse.low is None or worse.high is None:
+        return "unclear"
+    return "within" if worse.high <= margin else "beyond" if worse.low > margin else "unclear"
+
+
+def _effect(decay: Mapping[int, list[float]], constant: Mapping[int, list[float]]) -> Estimate:
+    """What is lost where the rate stays: each side with a spread of its own, for the constant rate's is larger."""
+    sides = [list(costs.values()) for costs in (constant, decay)]
+    means = [fmean(fmean(costs) for costs in side) for side in sides]
+    shares = []
+    freedom = 0
+    for side in sides:
+        free = sum(len(costs) - 1 for costs in side)
+        pooled = sum(variance(costs) * (len(costs) - 1) for costs in side) / free
+        shares.append(pooled / sum(map(len, side)))
+        freedom += free
+    # Welch and Satterthwaite, for two variances with the same freedom each.
+    total = sum(shares)
+    freed: float = freedom / 2 * total**2 / sum(share**2 for share in shares) if total else freedom
+    half = float(stdtrit(freed, (1 + LEVEL) / 2)) * math.sqrt(total)
+    mean = means[0] - means[1]
+    return Estimate(mean, mean - half, mean + half, len(decay))
+
+
+def _pooled(repeats: Sequence[Sequence[float]], differences: Sequence[Mapping[int, float]], share: float) -> Spread:
+    """The spread of one training, from repetitions and from differences whose variance is `share` of its own."""
+    squares = sum(variance(costs) * (len(costs) - 1) for costs in repeats)
+    freedom = sum(len(costs) - 1 for costs in repeats)
+    for found in differences:
+        squares += variance(found.values()) * (len(found) - 1) / share
+        freedom += len(found) - 1
+    return Spread(math.sqrt(squares / freedom), freedom)
+
+
+def _by_seed(rows: Sequence[TrialRow], metric: str) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.seed, []).append(_cost(row, metric))
+    return found
+
+
+def _cost(row: TrialRow, metric: str) -> float:
+    """The metric, the larger the worse; infinite where the training diverged."""
+    value = getattr(row, metric)
+    return math.inf if value is None else METRICS.get(metric, 1.0) * float(value)
+
+
+# -- what to do
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is recommended on one machine: an arm or, where it can't be told, None; `why`, as a sentence.
+
+    `unclear`: what might save more, and can't be told from noise; by rising time.
+    """
+
+    arm: str | None
+    why: str
+    unclear: tuple[str, ...]
+
+
+def choose(judged: Judgement | None, ratios: Mapping[str, Modelled]) -> Choice:
+    """The candidate with the least time of those that are within the tolerance; `ratios`: times over that of decay."""
+    if judged is None:
+        return Choice(None, "the trunk diverged: use a smaller --lr", ())
+    if judged.margin is None:
+        why = "decaying the rate isn't shown to bring anything over a constant one, so there is nothing to lose by"
+        return Choice(None, f"{why} (more --epochs, or a task with less noise, would settle it)", ())
+    words = {candidate.arm: candidate.word for candidate in judged.candidates}
+    within = [arm for arm, word in words.items() if word == "within" and _saves(ratios[arm])]
+    best = min(within, key=lambda arm: ratios[arm].value, default=DECAY)
+    most = ratios[best].value * (1 - LEAST_SAVED)
+    unclear = [
+        arm for arm, word in words.items() if word == "unclear" and _saves(ratios[arm]) and ratios[arm].value < most
+    ]
+    unclear.sort(key=lambda arm: ratios[arm].value)
+    if best == DECAY and unclear:
+        return Choice(None, "what might save time can't be told from noise by two seeds", tuple(unclear))
+    why = "the least time of all that are within the tolerance"
+    if best == DECAY:
+        why = "nothing that is within the tolerance takes less time"
+    return Choice(best, why, tuple(unclear))
+
+
+def _saves(ratio: Modelled) -> bool:
+    """Whether time is saved beyond what the table isn't sure of."""
+    return ratio.high < 1 and ratio.value <= 1 - LEAST_SAVED

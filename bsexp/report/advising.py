@@ -1,0 +1,215 @@
+"""An advice in words and as a figure: what is recommended, what it saves, what it rests on.
+
+The one rule: each number comes with its interval and its unit, and what isn't told is said not to be, with why.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from bsexp.analysis.advice import CONSTANT, DECAY, Candidate, Choice, Judgement, Local
+from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.paired import Estimate
+from bsexp.config import RunConfig
+from bsexp.report import numbers
+from bsexp.report.drawing import set_scale, short, style
+from bsexp.report.palette import FAINT, INK, look
+
+UNITS = {"val_loss": (1.0, "nats", 4), "val_accuracy": (100.0, "points", 2)}
+QUALITIES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy"}
+WORDS = {
+    "reference": "what others are compared with",
+    "within": "keeps the quality",
+    "unclear": "can't be told from noise",
+    "beyond": "loses more than tolerated",
+    "diverged": "diverged",
+    "unjudged": "not tried: needs whole runs of its own",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where times are told: `label` in tables, and by candidate its seconds and their ratio to decay's."""
+
+    label: str
+    knee: int
+    seconds: Mapping[str, Modelled]
+    ratios: Mapping[str, Modelled]
+
+
+def described(arm: str, config: RunConfig, largest: int) -> str:
+    """What a candidate does, in a few words."""
+    first = f"{config.batch_size:,}"
+    grown = f"batch {first} to {largest:,}"
+    return {
+        DECAY: f"batch {first}, rate to zero over the last fifth",
+        CONSTANT: f"batch {first}, constant rate",
+        "growing": f"{grown} over the last fifth, then what is left of the decay",
+        "hybrid": f"{grown} over the last fifth, rate by the same factor",
+        "late-switch": f"{grown} at 80 %",
+        "one-cycle": f"batch {first}, rate up and down once",
+        "large": f"batch {first} from the start, rate {config.lr:.2g} to zero over the last fifth",
+        "grow-at-20": f"{grown} at 20 %, rate to zero over the last fifth",
+        "grow-at-50": f"{grown} at 50 %, rate to zero over the last fifth",
+    }[arm]
+
+
+def amount(found: Estimate | None, metric: str) -> str:
+    """A loss of quality with its interval: in nats, or in points of accuracy."""
+    if found is None:
+        return numbers.DASH
+    scale, _, digits = UNITS[metric]
+    text = f"{scale * found.mean:+.{digits}f}"
+    if found.low is not None and found.high is not None and found.low < found.high:
+        text += f" [{scale * found.low:+.{digits}f}, {scale * found.high:+.{digits}f}]"
+    return text.replace("-", "−") if found.mean or found.low != found.high else "0"
+
+
+def saving(ratio: Modelled) -> str:
+    """Time saved, as percent of decay's, with its interval.
+
+    >>> saving(Modelled(0.75, 0.7, 0.8)), saving(Modelled(1.0, 1.0, 1.0))
+    ('25 % [20, 30]', '0 %')
+    """
+    value, low, high = (100 * (1 - part) for part in (ratio.value, ratio.high, ratio.low))
+    if low == high:
+        return f"{value:.0f} %".replace("-", "−")
+    return f"{value:.0f} % [{low:.0f}, {high:.0f}]".replace("-", "−")
+
+
+def margin_text(judged: Judgement, tolerance: float) -> str:
+    """What counts as the same quality, and what that is a share of."""
+    scale, unit, digits = UNITS[judged.metric]
+    effect = amount(judged.effect, judged.metric).lstrip("+")
+    if judged.margin is None:
+        return f"decaying the rate brings {effect} {unit} of {QUALITIES[judged.metric]} over a constant rate"
+    bound = f"{scale * judged.margin:.{digits}f} {unit}"
+    return (
+        f"as good: at most {bound} of {QUALITIES[judged.metric]} worse than decaying the rate, {100 * tolerance:g} % "
+        f"of the {effect} that decaying brings over a constant rate"
+    )
+
+
+def headline(choice: Choice, judged: Judgement | None, machines: Sequence[Machine], what: Mapping[str, str]) -> str:
+    """The recommendation with its numbers, in a sentence."""
+    if choice.arm is None or judged is None:
+        return f"no recommendation: {choice.why}"
+    found = next(each for each in judged.candidates if each.arm == choice.arm)
+    if choice.arm == DECAY:
+        return f"decay the rate ({what[DECAY]}): {choice.why}"
+    savings = " and ".join(f"{saving(machine.ratios[choice.arm])} {_where(machine)}" for machine in machines)
+    unit = UNITS[judged.metric][1]
+    return (
+        f"{choice.arm} ({what[choice.arm]}): saves {savings} of the time that decaying the rate takes, and ends "
+        f"{amount(found.worse, judged.metric)} {unit} worse in {QUALITIES[judged.metric]}"
+    )
+
+
+def _where(machine: Machine) -> str:
+    return machine.label if machine.label == "here" else f"on {machine.label}"
+
+
+def confidence(choice: Choice, judged: Judgement | None, seeds: int) -> str:
+    """How sure that is, and what it isn't sure of."""
+    if judged is None or judged.margin is None:
+        return ""
+    parts = []
+    if choice.arm not in (None, DECAY):
+        parts.append("with 95 % confidence it loses no more than is tolerated")
+    if choice.unclear:
+        parts.append(f"what might save more, and can't be told from noise: {', '.join(choice.unclear)}")
+    parts.append(
+        f"it rests on {seeds} seeds, one learning rate for all, and trainings to the end of the budget; intervals are "
+        "at 90 %, from a spread pooled over all of them"
+    )
+    return "; ".join(parts)
+
+
+def critical_text(points: Sequence[Local]) -> str:
+    """The critical batch along the training, and the powers of the batch that the rate may grow with."""
+    told = []
+    for point in points:
+        rules = next((size.usable for size in reversed(point.sizes) if size.usable), ())
+        names = f", rate {' or '.join(_power(rule) for rule in rules)}" if rules else ""
+        told.append(f"{point.critical:,} at {100 * point.share:g} % ({_between(point)}{names})")
+    return "; ".join(told)
+
+
+def _between(point: Local) -> str:
+    """What is sure of a critical batch."""
+    known, bound = point.low > point.own, math.isfinite(point.high)
+    if known and bound:
+        return f"from {point.low:,} to below {point.high:,.0f}"
+    return f"at least {point.low:,}" if known else f"below {point.high:,.0f}" if bound else "not known"
+
+
+def _power(rule: str) -> str:
+    return {"none": "as it is", "sqrt": "times its root", "linear": "times as much"}[rule]
+
+
+# -- the figure
+
+
+def advice_figure(judged: Judgement, machines: Sequence[Machine], choice: Choice) -> Figure:
+    """Time over that of decay against quality lost, a panel for each machine; the band is what is tolerated."""
+    scale, unit, _ = UNITS[judged.metric]
+    shown = [each for each in judged.candidates if each.worse is not None]
+    with style():
+        figure = Figure(figsize=(6.4 * len(machines) + 0.6, 5.6))
+        panels = figure.subplots(1, len(machines), squeeze=False, sharey=True)[0]
+        figure.subplots_adjust(
+            left=0.75 / (6.4 * len(machines) + 0.6) + 0.02, right=0.98, top=0.92, bottom=0.2, wspace=0.12
+        )
+        lows, highs = _reach(shown, scale)
+        for axes, machine in zip(panels, machines, strict=True):
+            rates = [machine.ratios[each.arm] for each in shown]
+            right = max(rate.high for rate in rates)
+            left = min(rate.low for rate in rates)
+            room = 0.12 * (right - left) + 0.03
+            set_scale(axes, "x", "linear", max(0.0, left - room), right + 2.2 * room)
+            set_scale(axes, "y", "linear", lows, highs)
+            if judged.margin is not None:
+                axes.axhspan(lows, scale * judged.margin, color="#E3ECF3", linewidth=0, zorder=0)
+            axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
+            axes.axvline(1, color=FAINT, linewidth=0.8, zorder=1)
+            for place, each in enumerate(shown):
+                _mark(axes, each, machine.ratios[each.arm], scale, place, each.arm == choice.arm)
+            axes.set_title(machine.label)
+            axes.set_xlabel("time, over that of decaying the rate")
+        panels[0].set_ylabel(f"{QUALITIES[judged.metric]} lost ({unit})")
+        key = "Bars: 90 % intervals. Shaded: tolerated. Ring: recommended. Left of 1 is faster, below 0 is better."
+        figure.text(0.03, 0.03, key, color=FAINT, fontsize=9)
+        return figure
+
+
+def _reach(shown: Sequence[Candidate], scale: float) -> tuple[float, float]:
+    ends = [
+        scale * end for each in shown if each.worse for end in (each.worse.low, each.worse.high, 0.0) if end is not None
+    ]
+    room = 0.08 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
+
+
+def _mark(axes, each: Candidate, ratio: Modelled, scale: float, place: int, chosen: bool) -> None:  # type: ignore[no-untyped-def]
+    assert each.worse is not None
+    looks = look(place)
+    height = scale * each.worse.mean
+    if each.worse.low is not None and each.worse.high is not None and each.worse.high > each.worse.low:
+        axes.vlines(
+            ratio.value, scale * each.worse.low, scale * each.worse.high, color=looks.text, linewidth=1.6, zorder=3
+        )
+    axes.hlines(height, ratio.low, ratio.high, color=looks.text, linewidth=1.6, zorder=3)
+    axes.plot(ratio.value, height, looks.marker, color=looks.color, markeredgecolor="white", markersize=9, zorder=4)
+    if chosen:
+        axes.plot(ratio.value, height, "o", markerfacecolor="none", markeredgecolor=INK, markersize=17, zorder=5)
+    axes.annotate(
+        short(each.arm),
+        (ratio.value, height),
+        xytext=(8, 6),
+        textcoords="offset points",
+        color=looks.text,
+        fontsize=9.5,
+        zorder=6,
+    )

@@ -1,0 +1,267 @@
+"""What `advise` trains: short runs for the rate, branches for the critical batch, candidates to their ends.
+
+The one rule: each candidate is an ordinary run whose beginning is the trunk's, so that what is measured of it is what
+that run would have been, and all of them are compared at equal samples.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bsexp.config import RunConfig
+from bsexp.errors import UsageError
+from bsexp.planning import plan_run
+from bsexp.records import TrialRow
+from bsexp.schedules import Progress, consult
+from bsexp.schedules import share as cut
+from bsexp.sweep.branching import Branch, Ended, Making, Work, begins, make_branches
+from bsexp.sweep.configs import build_config, num_trained
+from bsexp.sweep.critical import RULES
+
+WHAT = "advise"
+SEEDS = (0, 1)
+# Shares of the budget at which branches begin, and the share that each of them takes.
+SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
+MULTIPLIERS = (4, 16)
+# Orders of samples in which some trainings are repeated: their spread is the noise of all the others.
+ORDERS = (0, 1, 2)
+# Where the rate begins to fall, or the batch to grow instead of it.
+COOLDOWN = 0.2
+# A rate is judged by runs of this share of the budget.
+RATE_SHARE = 0.1
+RATE, BRANCH, ENDING = "rate", "branch", "ending"
+CONSTANT, DECAY = "constant", "decay"
+# Where the batch grows and the rate falls all the same at the end.
+GROWN = {0.0: "large", 0.2: "grow-at-20", 0.5: "grow-at-50"}
+# Known by their schedules, not by trials: a whole run of one's own would be needed.
+UNJUDGED = "one-cycle"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training that is to be made for each seed: a row of trials.csv without its end. `config` with any seed."""
+
+    stage: str
+    arm: str
+    share: float
+    config: RunConfig
+    lr_rule: str = "none"
+    order: int = 0
+
+    def key(self, seed: int) -> tuple[Any, ...]:
+        """What tells it from all others."""
+        config = self.config
+        return (self.stage, self.arm, seed, self.share, self.order, config.batch_size, self.lr_rule, config.lr)
+
+
+def key_of(row: TrialRow) -> tuple[Any, ...]:
+    """The key of the trial that `row` is the end of."""
+    return (row.stage, row.arm, row.seed, row.share, row.order, row.batch_size, row.lr_rule, row.lr)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A batch `multiplier` times the trunk's, with a rate that grows by the power `lr_rule` of that."""
+
+    multiplier: int
+    lr_rule: str
+
+    @property
+    def lr_factor(self) -> float:
+        """What the rate is multiplied by."""
+        return float(self.multiplier ** RULES[self.lr_rule])
+
+
+class Question:
+    """What is asked: `options` of a run, without schedule and rate. Makes the runs that answer it.
+
+    Raises UsageError for what can't be answered: without validation or averaged weights, with a warm-up that hasn't
+    ended where the first branches begin, or with a first batch that can't grow fourfold.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = {"averaging": "ema", **options}
+        first = self.run("fixed-small")
+        self.batch_size, self.default_lr = first.batch_size, first.lr
+        self.num_train = num_trained(first)
+        self.total_samples = first.total_samples(self.num_train)
+        if not first.val_fraction:
+            raise UsageError("val_fraction", "0", "advice rests on a validation split: leave some for it")
+        warmup = first.warmup_epochs or 0.0
+        if warmup > SHARES[0] * first.epochs:
+            cure = f"it must have ended where the first branches begin, after {SHARES[0] * first.epochs:g} epochs"
+            raise UsageError("warmup_epochs", f"{warmup:g}", cure)
+        self._warmup_share = warmup / first.epochs
+        plan_run(first, self.num_train)
+        self.multipliers = tuple(size for size in MULTIPLIERS if self._possible(size))
+        if not self.multipliers:
+            which = f"{self.batch_size} of {self.num_train:,} samples"
+            raise UsageError("batch_size", which, "it can't grow fourfold: use a smaller one")
+
+    def run(
+        self,
+        schedule: str,
+        lr: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> RunConfig:
+        """A run of the question's with a schedule of its own, and `settings` that differ."""
+        rate = {} if lr is None else {"lr": lr}
+        own = {"schedule": schedule, "parameters": dict(parameters or {}), "evals": 1}
+        return build_config({**self.options, **rate, **settings, **own}, 0)
+
+    def _possible(self, multiplier: int) -> bool:
+        try:
+            plan_run(self.run("fixed-small", batch_size=multiplier * self.batch_size), self.num_train)
+        except UsageError:
+            return False
+        return True
+
+    # -- trials
+
+    def rates(self, lrs: Iterable[float]) -> list[Trial]:
+        """Short decayed runs at each rate."""
+        short = RATE_SHARE * self.run("fixed-small").epochs
+        wsd = {"shape": "wsd", "cooldown_fraction": COOLDOWN}
+        return [Trial(RATE, DECAY, 0.0, self.run("lr-decay", lr, wsd, epochs=short)) for lr in lrs]
+
+    def branches(self, lr: float) -> list[Trial]:
+        """From each point of the trunk: its own batch in several orders, larger ones with several rates."""
+        found = []
+        for share in SHARES:
+            own = self._branch(share, Growth(1, "none"), lr)
+            found += [Trial(BRANCH, CONSTANT, share, own, order=order) for order in ORDERS]
+            for multiplier in self.multipliers:
+                for rule in RULES:
+                    config = self._branch(share, Growth(multiplier, rule), lr)
+                    found.append(Trial(BRANCH, CONSTANT, share, config, rule))
+        return found
+
+    def _branch(self, share: float, growth: Growth, lr: float) -> RunConfig:
+        batch = growth.multiplier * self.batch_size
+        trunk = self.run("fixed-small", lr)
+        end = begins(trunk, share, self.num_train) + round(BRANCH_SHARE * self.total_samples)
+        epochs = end / self.num_train
+        return self.run("fixed-small", lr * growth.lr_factor, batch_size=batch, epochs=epochs)
+
+    def endings(self, lr: float) -> list[Trial]:
+        """What goes on from the trunk where its rate would begin to fall; decay and no decay in several orders."""
+        every = self.candidates(lr, {})
+        found = []
+        for arm, config in every.items():
+            if arm != UNJUDGED:
+                orders = ORDERS if arm in (CONSTANT, DECAY) else ORDERS[:1]
+                found += [Trial(ENDING, arm, 1 - COOLDOWN, config, order=order) for order in orders]
+        return found
+
+    def grown(self, lr: float, growths: Mapping[float, Growth]) -> list[Trial]:
+        """What goes on with a larger batch from the share of the budget that it grows at."""
+        every = self.candidates(lr, growths)
+        return [Trial(ENDING, GROWN[share], share, every[GROWN[share]]) for share in growths]
+
+    def candidates(self, lr: float, growths: Mapping[float, Growth]) -> dict[str, RunConfig]:
+        """All runs that may be recommended, by name, the usual decay first.
+
+        With batches that can be planned: where growth by `growths` can't, it is left out.
+        """
+        # Positions of these shapes count from the end of the warm-up.
+        wsd = {"cooldown_fraction": COOLDOWN / (1 - self._warmup_share)}
+        found = {
+            DECAY: self.run("lr-decay", lr, {"shape": "wsd", **wsd}),
+            CONSTANT: self.run("fixed-small", lr),
+            "growing": self.run("growing-batch", lr, {"match": "wsd", **wsd}),
+            "hybrid": self.run("hybrid", lr, {"shape": "wsd", **wsd}),
+            "late-switch": self.run("late-switch", lr, {"switch": 1 - COOLDOWN}),
+            UNJUDGED: self.run("one-cycle", lr),
+        }
+        for share, growth in growths.items():
+            found[GROWN[share]] = self._grown(lr, share, growth)
+        return {arm: config for arm, config in found.items() if self._planned(config)}
+
+    def _grown(self, lr: float, share: float, growth: Growth) -> RunConfig:
+        if not share:
+            batch, rate = growth.multiplier * self.batch_size, lr * growth.lr_factor
+            wsd = {"shape": "wsd", "cooldown_fraction": COOLDOWN / (1 - self._warmup_share)}
+            return self.run("lr-decay", rate, wsd, batch_size=batch)
+        batches = {"curve": "step", "milestones": [share], "factor": growth.multiplier}
+        rates: dict[str, Any] = {"curve": "wsd", "cooldown_fraction": COOLDOWN}
+        if growth.lr_factor != 1:
+            jump = {"curve": "step", "milestones": [share], "factor": growth.lr_factor}
+            rates = {"product": [jump, rates]}
+        return self.run("custom", lr, {"batch": batches, "lr": rates})
+
+    def _planned(self, config: RunConfig) -> bool:
+        try:
+            plan_run(config, self.num_train)
+        except UsageError:
+            return False
+        return True
+
+    # -- how much there is to do
+
+    def updates(self, config: RunConfig, share: float = 0.0) -> dict[int, float]:
+        """The updates of a run by batch size, from a share of the question's budget on."""
+        from bsexp.analysis.hardware import count_sizes
+
+        samples = begins(self.run("fixed-small"), share, self.num_train) if share else 0
+        total, schedule = config.total_samples(self.num_train), config.build_schedule()
+        sizes: list[int] = []
+        closing = False
+        while samples < total:
+            # Not `simulate`: another batch's updates wouldn't begin where the trunk stands.
+            hyper = consult(schedule, Progress(len(sizes), samples, total, self.num_train))
+            size, closing = cut(hyper.batch_size, total - samples, closing)
+            sizes.append(size)
+            samples += size
+        return count_sizes(sizes)
+
+
+def make_trials(
+    question: Question,
+    lr: float,
+    trials: Sequence[Trial],
+    done: Iterable[TrialRow],
+    making: Making,
+    jobs: int,
+    keep: Callable[[TrialRow, Trial], None],
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Make `trials` for each seed that are not `done`, from trunks at the rate `lr`; `keep` hears of each as it ends.
+
+    What the processes settled on, and what is raised: see branching.make_branches.
+    """
+    made = {key_of(row) for row in done}
+    works = []
+    for seed in SEEDS:
+        trunk = _seeded(question.run("fixed-small", lr), seed)
+        missing = sorted((trial for trial in trials if trial.key(seed) not in made), key=lambda trial: trial.share)
+        branches = [Branch(each.share, _seeded(each.config, seed), each.order, (each,)) for each in missing]
+        works.append(Work(f"seed {seed}", trunk, tuple(branches)))
+
+    def ended(trunk: RunConfig, found: Ended) -> None:
+        trial = found.branch.mark[0]
+        keep(_row(trial, trunk.seed, found), trial)
+
+    return make_branches(works, making, jobs, ended, tell)
+
+
+def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    return RunConfig(**{**config.model_dump(), "seed": seed})
+
+
+def _row(trial: Trial, seed: int, ended: Ended) -> TrialRow:
+    end = ended.end
+    measured = ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema")
+    return TrialRow(
+        stage=trial.stage,
+        arm=trial.arm,
+        seed=seed,
+        share=trial.share,
+        order=trial.order,
+        batch_size=trial.config.batch_size,
+        lr_rule=trial.lr_rule,
+        lr=trial.config.lr,
+        samples=ended.samples,
+        updates=ended.updates,
+        **{name: None if end is None else getattr(end, name) for name in measured},
+    )

@@ -1,0 +1,412 @@
+"""Advice: hand-worked judgements, intervals that hold, trials made once, and files that a person can go on with."""
+
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bsexp.analysis.advice import (
+    Candidate,
+    Choice,
+    Judgement,
+    Spread,
+    best_rate,
+    choose,
+    growth_from,
+    judge,
+    local_critical,
+)
+from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.paired import Estimate
+from bsexp.errors import UsageError
+from bsexp.records import HardwareRow, TrialRow
+from bsexp.report.advising import Machine, advice_figure, amount, critical_text, saving
+from bsexp.schedules import simulate
+from bsexp.store.hardware import write_hardware
+from bsexp.sweep.advising import Growth, Question
+from bsexp.sweep.branching import begins
+from bsexp.sweep.verifying import num_seeds
+from tests.conftest import Bsexp
+from tests.test_figures import texts
+
+ARMS = ["decay", "constant", "growing"]
+
+
+def row(arm: str, seed: int, loss: float | None, **changes: Any) -> TrialRow:
+    values: dict[str, Any] = {
+        "stage": "ending",
+        "share": 0.8,
+        "order": 0,
+        "batch_size": 16,
+        "lr_rule": "none",
+        "lr": 0.1,
+    }
+    values |= {"samples": 800, "updates": 10, "val_loss": loss, "val_loss_ema": loss}
+    accuracy = None if loss is None else 1 - loss
+    return TrialRow(**{**values, "val_accuracy": accuracy, "val_accuracy_ema": accuracy, **changes}, arm=arm, seed=seed)
+
+
+def endings(growing: tuple[float | None, ...] = (0.002, 0.002), effect: float = 0.1) -> list[TrialRow]:
+    """Two seeds whose decay ends at .51 and .61 on average, .01 apart from order to order; the constant rate above."""
+    rows = []
+    for seed, mean in ((0, 0.51), (1, 0.61)):
+        for order, shift in ((0, -0.01), (1, 0.0), (2, 0.01)):
+            rows.append(row("decay", seed, mean + shift, order=order))
+            rows.append(row("constant", seed, mean + effect + shift, order=order))
+    means = (0.51, 0.61)[: len(growing)]
+    rows += [
+        row("growing", seed, None if more is None else mean + more)
+        for seed, (mean, more) in enumerate(zip(means, growing, strict=True))
+    ]
+    return rows
+
+
+# -- candidates
+
+
+def test_a_candidate_is_judged_by_a_pooled_spread() -> None:
+    judged = judge(endings(), ARMS, "val_loss", 0.25)
+    assert judged is not None
+    # Squares: 4 of .01^2 from orders; none over seeds, for both differences are .002. 4 + 1 degrees of freedom.
+    spread = math.sqrt(4 * 0.01**2 / 5)
+    growing = judged.candidates[2]
+    assert growing.worse is not None
+    half = 2.0150483733330233 * spread * math.sqrt((1 + 1 / 3) / 2)
+    assert (growing.worse.mean, growing.worse.high) == (pytest.approx(0.002), pytest.approx(0.002 + half))
+    # Each side's mean of six has the variance .01^2 / 6; 8 degrees of freedom.
+    reach = 1.8595480375228424 * math.sqrt(0.01**2 / 3)
+    assert (judged.effect.mean, judged.effect.low) == (pytest.approx(0.1), pytest.approx(0.1 - reach))
+    assert judged.margin == pytest.approx(0.025)
+    assert judged.sd == pytest.approx(spread * math.sqrt(2))
+    assert [(each.arm, each.word) for each in judged.candidates] == [
+        ("decay", "reference"),
+        ("constant", "beyond"),
+        ("growing", "within"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("growing", "word"),
+    [
+        ((0.02, 0.02), "unclear"),
+        ((0.05, 0.05), "beyond"),
+        ((-0.05, -0.05), "within"),
+        ((0.0, None), "diverged"),
+        ((0.0,), "unjudged"),
+    ],
+)
+def test_words_follow_from_interval_and_margin(growing: tuple[float | None, ...], word: str) -> None:
+    judged = judge(endings(growing), ARMS, "val_loss", 0.25)
+    assert judged is not None
+    assert judged.candidates[2].word == word
+
+
+def test_accuracy_lost_is_what_loss_gained_is() -> None:
+    by_loss, by_accuracy = (judge(endings(), ARMS, metric, 0.25) for metric in ("val_loss", "val_accuracy"))
+    assert by_loss is not None
+    assert by_accuracy is not None
+    assert by_accuracy.effect.mean == pytest.approx(by_loss.effect.mean)
+    first, second = by_accuracy.candidates[2].worse, by_loss.candidates[2].worse
+    assert first is not None
+    assert second is not None
+    assert (first.mean, first.high) == (pytest.approx(second.mean), pytest.approx(second.high))
+
+
+def test_without_an_effect_there_is_no_margin_and_without_a_decay_no_judgement() -> None:
+    judged = judge(endings(effect=0.005), ARMS, "val_loss", 0.25)
+    assert judged is not None
+    assert judged.margin is None
+    assert {each.word for each in judged.candidates[1:]} == {"unclear"}
+    rows = endings()
+    rows[0] = row("decay", 0, None)
+    assert judge(rows, ARMS, "val_loss", 0.25) is None
+
+
+@pytest.mark.parametrize("over_seeds", [0.0, 0.5])
+def test_intervals_hold_as_often_as_they_say(over_seeds: float) -> None:
+    """Noise of 1 from order to order, and differences between arms that themselves vary over seeds."""
+    draw = np.random.default_rng(7)
+    arms = ["decay", "constant", *(f"candidate {k}" for k in range(6))]
+    held = []
+    for _ in range(400):
+        rows = []
+        for seed in (0, 1):
+            level = draw.normal(0, 3)
+            for arm in arms:
+                own = draw.normal(0, over_seeds) if arm not in ("decay", "constant") else 0.0
+                for order in (0, 1, 2) if arm in ("decay", "constant") else (0,):
+                    loss = level + own + draw.normal() + (20 if arm == "constant" else 0)
+                    rows.append(row(arm, seed, loss, order=order))
+        judged = judge(rows, arms, "val_loss", 0.25)
+        assert judged is not None
+        held += [each.worse.low <= 0 <= each.worse.high for each in judged.candidates[2:]]  # type: ignore[union-attr, operator]
+    # 2,400 intervals in 400 experiments: three standard errors of a share of .9 in 400 are .045.
+    assert 0.855 < np.mean(held) < 0.96
+
+
+# -- what to do
+
+
+def judged_as(words: dict[str, str], margin: float | None = 0.025) -> Judgement:
+    worse = Estimate(0.0, -0.01, 0.01, 2)
+    candidates = tuple(Candidate(arm, worse, word) for arm, word in {"decay": "reference", **words}.items())
+    return Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), margin, 0.01, candidates)
+
+
+def ratio(value: float, reach: float = 0.02) -> Modelled:
+    return Modelled(value, value - reach, value + reach)
+
+
+EVEN = Modelled(1.0, 1.0, 1.0)
+
+
+def test_the_fastest_that_keeps_the_quality_is_recommended() -> None:
+    ratios = {"decay": EVEN, "a": ratio(0.8), "b": ratio(0.7), "c": ratio(0.5), "d": ratio(0.6)}
+    judged = judged_as({"a": "within", "b": "within", "c": "beyond", "d": "unclear"})
+    assert choose(judged, ratios) == Choice("b", "the least time of all that are within the tolerance", ("d",))
+
+
+def test_what_saves_nothing_for_sure_is_no_reason_to_leave_decay() -> None:
+    ratios = {"decay": EVEN, "a": ratio(0.99), "b": ratio(0.995, 0.001)}
+    found = choose(judged_as({"a": "within", "b": "within"}), ratios)
+    assert (found.arm, found.why) == ("decay", "nothing that is within the tolerance takes less time")
+
+
+def test_nothing_is_recommended_where_noise_could_hide_a_saving() -> None:
+    ratios = {"decay": EVEN, "a": ratio(0.6), "b": ratio(0.5)}
+    found = choose(judged_as({"a": "unclear", "b": "unclear"}), ratios)
+    assert (found.arm, found.unclear) == (None, ("b", "a"))
+    assert choose(judged_as({"a": "within"}, margin=None), ratios).arm is None
+    assert choose(None, ratios) == Choice(None, "the trunk diverged: use a smaller --lr", ())
+
+
+# -- the critical batch and the rate
+
+
+def branch(seed: int, size: int, rule: str, loss: float | None, order: int = 0, share: float = 0.05) -> TrialRow:
+    return row("constant", seed, loss, stage="branch", batch_size=size, lr_rule=rule, order=order, share=share)
+
+
+def branches(at_64: float, at_256: float | None, share: float = 0.05) -> list[TrialRow]:
+    """Own batches .1 apart from order to order; larger ones that much above them with the root of the rate."""
+    rows = []
+    for seed in (0, 1):
+        rows += [branch(seed, 16, "none", 5.0 * seed + shift, k, share) for k, shift in enumerate((-0.1, 0.0, 0.1))]
+        for size, above in ((64, at_64), (256, at_256)):
+            for rule, more in (("none", 0.3), ("sqrt", 0.0), ("linear", 0.05)):
+                rows.append(branch(seed, size, rule, None if above is None else 5.0 * seed + above + more, 0, share))
+    return rows
+
+
+def test_the_local_critical_batch_is_worked_out_by_hand() -> None:
+    (point,) = local_critical(branches(0.02, 1.0))
+    assert point.spread == Spread(pytest.approx(0.1), 4)  # type: ignore[arg-type]
+    first, second = point.sizes
+    assert first.difference is not None
+    half = 2.1318467863266504 * 0.1 * math.sqrt((1 + 1 / 3) / 2)
+    assert (first.difference.mean, first.difference.high) == (pytest.approx(0.02), pytest.approx(0.02 + half))
+    assert (first.lr_rule, first.usable) == ("sqrt", ("sqrt", "linear"))
+    # .02 + .174 is beyond .1: that 64 is within isn't sure; that 256 isn't, is.
+    assert (point.critical, point.low, point.high) == (64, 16, 256)
+    assert second.usable == ()
+    (all_diverged,) = local_critical(branches(-0.2, None))
+    assert (all_diverged.critical, all_diverged.low, all_diverged.high) == (64, 64, 256)
+    assert local_critical([*branches(0.0, 0.0)[1:], branch(0, 16, "none", None)]) == []
+
+
+def test_a_batch_goes_on_from_where_it_does_at_all_later_points() -> None:
+    rows = [*branches(1.0, 1.0, 0.05), *branches(0.0, 1.0, 0.2), *branches(0.0, 0.05, 0.5), *branches(0.0, 0.05, 0.8)]
+    points = local_critical(rows)
+    assert growth_from(points, 0.0) is None
+    assert growth_from(points, 0.2) == (64, "sqrt")
+    assert growth_from(points, 0.5) == (256, "sqrt")
+    assert growth_from([], 0.0) is None
+
+
+def test_the_best_rate_has_the_least_mean_and_diverged_on_no_seed() -> None:
+    rates = {0.1: (0.5, 0.7), 0.2: (0.4, 0.6), 0.4: (0.1, None)}
+    rows = [row("decay", s, loss, lr=lr, stage="rate") for lr, losses in rates.items() for s, loss in enumerate(losses)]
+    assert best_rate(rows, "val_loss") == 0.2
+    assert best_rate(rows[-2:], "val_loss") is None
+    assert best_rate([], "val_loss") is None
+
+
+# -- trials
+
+
+def question(**options: Any) -> Question:
+    return Question({"dataset": "digits", "train_size": 600, "batch_size": 8, "epochs": 4.0, **options})
+
+
+def test_every_candidate_begins_as_the_trunk_does_and_ends_with_its_budget() -> None:
+    asked = question(warmup_epochs=0.2)
+    growths = {0.0: Growth(4, "sqrt"), 0.2: Growth(4, "linear"), 0.5: Growth(16, "none")}
+    configs = asked.candidates(0.05, growths)
+    plans = {
+        arm: list(simulate(config.build_schedule(), total_samples=2400, num_train=600))
+        for arm, config in configs.items()
+    }
+    trunk = plans["constant"]
+    shares = {"grow-at-20": 0.2, "grow-at-50": 0.5, "large": 0.0, "one-cycle": 0.0}
+    for arm, plan in plans.items():
+        begin = begins(configs["constant"], shares.get(arm, 0.8), 600)
+        before = [update for update in plan if update.samples < begin]
+        assert [update[:6] for update in before] == [update[:6] for update in trunk[: len(before)]], arm
+        assert plan[-1].samples + plan[-1].batch_size == 2400
+    after = next(update for update in plans["grow-at-20"] if update.samples >= 480)
+    assert (after.batch_size, after.lr) == (32, pytest.approx(0.2))
+    assert (plans["large"][300 // 32].batch_size, configs["large"].lr) == (32, pytest.approx(0.1))
+    # The rate of decay begins to fall after .8 of the budget, whatever the warm-up.
+    falls = next(update for update in plans["decay"] if update.samples > 0.8 * 2400)
+    assert falls.lr < 0.05 == pytest.approx(plans["decay"][len(trunk) * 8 // 10 - 2].lr)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"val_fraction": 0.0}, "val_fraction: 0; advice rests on a validation split"),
+        (
+            {"warmup_epochs": 1.0},
+            "warmup_epochs: 1; it must have ended where the first branches begin, after 0.2 epochs",
+        ),
+        ({"batch_size": 100}, "batch_size: 100 of 600 samples; it can't grow fourfold"),
+    ],
+)
+def test_what_can_not_be_answered_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        question(**options)
+
+
+def test_seeds_are_as_many_as_the_margin_needs() -> None:
+    wide = Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, 0.03, ())
+    narrow = Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, 0.002, ())
+    assert num_seeds(narrow, 0.25, 1) == 8
+    found = num_seeds(wide, 0.25, 1)
+    assert found is not None
+    assert 8 < found < 40
+    assert num_seeds(Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, 0.2, ()), 0.25, 1) is None
+
+
+# -- words and figure
+
+
+def test_numbers_are_told_with_interval_and_unit() -> None:
+    assert amount(Estimate(0.0123, -0.001, 0.02, 2), "val_loss") == "+0.0123 [−0.0010, +0.0200]"
+    assert amount(Estimate(-0.0123, -0.02, 0.001, 2), "val_accuracy") == "−1.23 [−2.00, +0.10]"
+    assert amount(None, "val_loss") == "–"
+    assert saving(Modelled(1.1, 1.05, 1.15)) == "−10 % [−15, −5]"
+
+
+@pytest.mark.parametrize(
+    ("at_64", "at_256", "said"),
+    [
+        (0.02, 1.0, "64 at 5 % (below 256, rate times its root or times as much)"),
+        (-0.2, 1.0, "64 at 5 % (from 64 to below 256, rate as it is or times its root or times as much)"),
+        (-0.2, -0.2, "256 at 5 % (at least 256, rate as it is or times its root or times as much)"),
+        (0.2, 0.2, "16 at 5 % (not known)"),
+    ],
+)
+def test_what_is_not_known_of_a_critical_batch_is_not_told(at_64: float, at_256: float, said: str) -> None:
+    assert critical_text(local_critical(branches(at_64, at_256))) == said
+
+
+def test_the_figure_shows_each_candidate_on_each_machine_and_rings_the_chosen() -> None:
+    judged = judge(endings(), ARMS, "val_loss", 0.25)
+    assert judged is not None
+    ratios = {"decay": EVEN, "constant": EVEN, "growing": ratio(0.8)}
+    machines = [Machine(label, 64, {}, ratios) for label in ("here", "there")]
+    figure = advice_figure(judged, machines, Choice("growing", "", ()))
+    assert len(figure.axes) == 2
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["here", "there"]
+    assert {"growing", "constant"} <= set(texts(figure))
+    rings = [line for axes in figure.axes for line in axes.lines if line.get_markersize() == 17]
+    assert [float(line.get_xdata()[0]) for line in rings] == [0.8, 0.8]
+
+
+# -- the program
+
+QUICK = (
+    "--dataset",
+    "digits",
+    "--train-size",
+    "600",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "2",
+    "--lr",
+    "0.05",
+    "--threads",
+    "1",
+)
+
+
+def put_table(folder: Path) -> None:
+    sizes = [4, 8, 16, 32, 64, 128]
+    rows = [
+        HardwareRow("cpu", size, size, (size + 20) * 1e-5, 1e-7, size / ((size + 20) * 1e-5), None) for size in sizes
+    ]
+    write_hardware(folder / "hardware.csv", rows, {})
+
+
+def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    put_table(tmp_path / "other")
+    arguments = ("advise", *QUICK, "--hardware", str(tmp_path / "other" / "hardware.csv"), "--tolerance", "0.9")
+    first = bsexp(*arguments, "--json")
+    assert first.returncode == 0, first.stderr
+    document = json.loads(first.stdout)
+    trials = (place / "trials.csv").read_bytes()
+    files = {"advice.json", "advice.png", "advice.svg", "hardware.csv", "hardware.json", "trials.csv", "trials.json"}
+    assert files <= {path.name for path in place.iterdir()} <= {*files, "verify.toml"}
+    arms = [each["arm"] for each in document["candidates"]]
+    assert arms[:6] == ["decay", "constant", "growing", "hybrid", "late-switch", "one-cycle"]
+    assert document["candidates"][2]["times"][0]["ratio"]["value"] < 1
+    kept = json.loads((place / "advice.json").read_text())
+    assert {name: kept[name] for name in document if name in kept and name not in ("schema_version", "file")} == {
+        name: value for name, value in document.items() if name in kept and name not in ("schema_version", "file")
+    }
+    # As if it had been interrupted.
+    lines = trials.splitlines(keepends=True)
+    (place / "trials.csv").write_bytes(b"".join(lines[:10] + lines[20:]))
+    second = bsexp(*arguments)
+    assert second.returncode == 0, second.stderr
+    assert (place / "trials.csv").read_bytes() == trials
+    assert "advice: " in second.stdout
+    third = bsexp(*arguments)
+    assert "all trials are there" in third.stderr
+    assert third.stdout == second.stdout
+    other = bsexp(*arguments, "--weight-decay", "0.1")
+    assert (other.returncode, "weight_decay = 0.0005 there, 0.1 now; choose another --name" in other.stderr) == (
+        5,
+        True,
+    )
+    if (place / "verify.toml").exists():
+        with open(place / "verify.toml", "rb") as file:
+            assert tomllib.load(file)["claims"][0]["control"] == "constant"
+        planned = bsexp("plan", str(place / "verify.toml"), "--underpowered")
+        assert planned.returncode == 0, planned.stderr
+
+
+def test_too_few_minutes_are_refused_before_anything_is_trained(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    found = bsexp("advise", *QUICK, "--minutes", "0.001")
+    assert found.returncode == 2
+    assert "--minutes: 0.001, where trials take about" in found.stderr
+    assert not (place / "trials.csv").exists()
+
+
+def test_a_table_that_lacks_a_size_is_refused_before_anything_is_trained(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    write_hardware(tmp_path / "small" / "hardware.csv", [HardwareRow("gpu", 8, 8, 1e-3, 1e-6, 8e3, None)], {})
+    found = bsexp("advise", *QUICK, "--hardware", str(tmp_path / "small" / "hardware.csv"))
+    assert found.returncode == 2
+    assert "outside" in found.stderr or "not the measured 8" in found.stderr
+    assert not (place / "trials.csv").exists()
