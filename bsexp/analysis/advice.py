@@ -3,14 +3,14 @@
 The one rule: nothing is recommended that wasn't measured to its end and found, with 95 % confidence, to lose no more
 than the tolerance; what can't be told from noise is said to be so.
 
-A difference between two trainings of a seed is judged by a spread that is pooled over all of them: over seeds, and over
-repetitions of some in other orders of the samples. With two seeds nothing else has enough degrees of freedom.
+A few seeds don't tell their own spread. That of a difference over seeds is steadied by the spread of trainings that
+were repeated in other orders of the samples.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean, median, variance
 
 from scipy.special import stdtrit
 
@@ -20,6 +20,8 @@ from bsexp.records import TrialRow
 
 # Two-sided: a bound on one side holds with 95 %.
 LEVEL = 0.9
+# Degrees of freedom that repetitions in other orders are given beside those of the seeds.
+STEADY = 4
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
 METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
@@ -134,21 +136,16 @@ def _size(rows: Sequence[TrialRow], base: Mapping[int, float], half: float, spre
     return Size(rows[0].batch_size, best, found, usable)
 
 
-def growth_from(points: Sequence[Local], share: float) -> tuple[int, str] | None:
-    """The largest batch that is within the spread at all points from `share` of the budget on, and the rule of the rate
-    that suits it best there; None where no larger one is.
+def rule_for(points: Sequence[Local], share: float, batch: int) -> str | None:
+    """The rule of the rate that suits `batch` from `share` of the budget on: the one that was best at most points.
 
-    A batch from the beginning on must do at all points.
+    The earliest of these where that leaves several; None where all rules diverged at the first point.
     """
-    later = [point for point in points if point.share >= share]
-    sizes = [size.batch_size for size in later[0].sizes] if later else []
-    for batch in reversed(sizes):
-        here = [size for point in later for size in point.sizes if size.batch_size == batch]
-        if len(here) == len(later) and all(batch <= point.critical for point in later):
-            rules = [size.lr_rule for size in here]
-            # The one that was best most often, at the earliest point where that leaves several.
-            return batch, max(rules, key=lambda rule: (rules.count(rule), -rules.index(rule)))
-    return None
+    later = [size for point in points if point.share >= share for size in point.sizes if size.batch_size == batch]
+    if not later or later[0].difference is None:
+        return None
+    rules = [size.lr_rule for size in later if size.difference]
+    return max(rules, key=lambda rule: (rules.count(rule), -rules.index(rule)))
 
 
 # -- candidates
@@ -184,77 +181,65 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
 
     `tolerance`: the share of the effect that may be lost, above 0.
     """
-    decay, constant = (_by_seed([row for row in rows if row.arm == arm], metric) for arm in (DECAY, CONSTANT))
-    if (
-        not decay
-        or not constant
-        or any(map(math.isinf, (c for costs in (*decay.values(), *constant.values()) for c in costs)))
+    ends = {arm: _by_seed([row for row in rows if row.arm == arm], metric) for arm in arms}
+    decay = ends[DECAY]
+    if not decay or any(
+        math.isinf(cost) for arm in (DECAY, CONSTANT) for costs in ends[arm].values() for cost in costs
     ):
         return None
-    base = {seed: fmean(costs) for seed, costs in decay.items()}
-    repeated = min(map(len, decay.values()))
-    differences = {
-        arm: {row.seed: _cost(row, metric) - base[row.seed] for row in rows if row.arm == arm and not row.order}
-        for arm in arms
-        if arm not in (DECAY, CONSTANT)
-    }
-    finite = [
-        found for found in differences.values() if len(found) == len(base) and all(map(math.isfinite, found.values()))
-    ]
-    spread = _pooled(list(decay.values()), finite, 1 + 1 / repeated)
-    num = len(base)
-    half = spread.half_width((1 + 1 / repeated) / num)
-    effect = _effect(decay, constant)
+    effect, _ = _difference(ends[CONSTANT], decay, ends[CONSTANT])
     margin = tolerance * effect.mean if effect.low is not None and effect.low > 0 else None
-    judged = [
-        Candidate(DECAY, Estimate(0.0, 0.0, 0.0, num), "reference"),
-        Candidate(CONSTANT, effect, _word(effect, margin)),
-    ]
-    for arm, found in differences.items():
-        if len(found) < num:
+    judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, len(decay)), "reference")]
+    judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
+    spreads = []
+    for arm, found in ends.items():
+        if arm in (DECAY, CONSTANT):
+            continue
+        if len(found) < len(decay):
             judged.append(Candidate(arm, None, "unjudged"))
-        elif any(map(math.isinf, found.values())):
+        elif any(math.isinf(cost) for costs in found.values() for cost in costs):
             judged.append(Candidate(arm, None, "diverged"))
         else:
-            mean = fmean(found.values())
-            estimate = Estimate(mean, mean - half, mean + half, num)
-            judged.append(Candidate(arm, estimate, _word(estimate, margin)))
-    return Judgement(metric, effect, margin, spread.value * math.sqrt(2), tuple(judged))
+            # Nobody repeated it: one training of it is taken to differ from order to order as one of decay does.
+            worse, spread = _difference(found, decay, decay)
+            spreads.append(spread)
+            judged.append(Candidate(arm, worse, _word(worse, margin)))
+    repeated = min(map(len, decay.values()))
+    # Of two single trainings, where decay's is a mean of several.
+    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else _pooled(decay) * math.sqrt(2)
+    return Judgement(metric, effect, margin, sd, tuple(judged))
+
+
+def _difference(
+    ends: Mapping[int, Sequence[float]], decay: Mapping[int, Sequence[float]], like: Mapping[int, Sequence[float]]
+) -> tuple[Estimate, float]:
+    """The mean over seeds of how much worse than decay, with its interval, and the spread of that over seeds.
+
+    The variance over n seeds has n - 1 degrees of freedom, which alone says little. It is steadied by what the orders
+    of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027); `like` was
+    repeated in several orders, and ends as uncertainly as `ends` do.
+    """
+    values = [fmean(ends[seed]) - fmean(decay[seed]) for seed in decay]
+    num = len(values)
+    expected = _pooled(like) ** 2 / min(map(len, ends.values())) + _pooled(decay) ** 2 / min(map(len, decay.values()))
+    own = variance(values) if num > 1 else 0.0
+    freedom = STEADY + num - 1
+    spread = math.sqrt((STEADY * expected + (num - 1) * own) / freedom)
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * spread / math.sqrt(num)
+    mean = fmean(values)
+    return Estimate(mean, mean - half, mean + half, num), spread
+
+
+def _pooled(ends: Mapping[int, Sequence[float]]) -> float:
+    """The standard deviation from order to order, of all seeds."""
+    freedom = sum(len(costs) - 1 for costs in ends.values())
+    return math.sqrt(sum(variance(costs) * (len(costs) - 1) for costs in ends.values()) / freedom)
 
 
 def _word(worse: Estimate, margin: float | None) -> str:
     if margin is None or worse.low is None or worse.high is None:
         return "unclear"
     return "within" if worse.high <= margin else "beyond" if worse.low > margin else "unclear"
-
-
-def _effect(decay: Mapping[int, list[float]], constant: Mapping[int, list[float]]) -> Estimate:
-    """What is lost where the rate stays: each side with a spread of its own, for the constant rate's is larger."""
-    sides = [list(costs.values()) for costs in (constant, decay)]
-    means = [fmean(fmean(costs) for costs in side) for side in sides]
-    shares = []
-    freedom = 0
-    for side in sides:
-        free = sum(len(costs) - 1 for costs in side)
-        pooled = sum(variance(costs) * (len(costs) - 1) for costs in side) / free
-        shares.append(pooled / sum(map(len, side)))
-        freedom += free
-    # Welch and Satterthwaite, for two variances with the same freedom each.
-    total = sum(shares)
-    freed: float = freedom / 2 * total**2 / sum(share**2 for share in shares) if total else freedom
-    half = float(stdtrit(freed, (1 + LEVEL) / 2)) * math.sqrt(total)
-    mean = means[0] - means[1]
-    return Estimate(mean, mean - half, mean + half, len(decay))
-
-
-def _pooled(repeats: Sequence[Sequence[float]], differences: Sequence[Mapping[int, float]], share: float) -> Spread:
-    """The spread of one training, from repetitions and from differences whose variance is `share` of its own."""
-    squares = sum(variance(costs) * (len(costs) - 1) for costs in repeats)
-    freedom = sum(len(costs) - 1 for costs in repeats)
-    for found in differences:
-        squares += variance(found.values()) * (len(found) - 1) / share
-        freedom += len(found) - 1
-    return Spread(math.sqrt(squares / freedom), freedom)
 
 
 def _by_seed(rows: Sequence[TrialRow], metric: str) -> dict[int, list[float]]:
@@ -301,7 +286,7 @@ def choose(judged: Judgement | None, ratios: Mapping[str, Modelled]) -> Choice:
     ]
     unclear.sort(key=lambda arm: ratios[arm].value)
     if best == DECAY and unclear:
-        return Choice(None, "what might save time can't be told from noise by two seeds", tuple(unclear))
+        return Choice(None, "what might save time can't be told from noise by so few seeds", tuple(unclear))
     why = "the least time of all that are within the tolerance"
     if best == DECAY:
         why = "nothing that is within the tolerance takes less time"

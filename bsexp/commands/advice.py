@@ -30,7 +30,7 @@ from bsexp.report.advising import (
 )
 from bsexp.report.drawing import png_bytes, svg_bytes
 from bsexp.store.advised import write_advice
-from bsexp.sweep.advising import ENDING, SEEDS, UNJUDGED, Growth
+from bsexp.sweep.advising import ENDING, UNJUDGED, Growth, Question
 from bsexp.sweep.verifying import verification
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def tell_advice(
     job: "Job",
     lr: float,
     points: Sequence[Local],
-    growths: Mapping[float, Growth],
+    growths: Sequence[Growth],
     tables: Mapping[str, HardwareTable],
     workers: Sequence[int],
     began: float,
@@ -75,8 +75,10 @@ def tell_advice(
         "batch_size": question.batch_size,
         "settings": job.settings,
         "knees": {machine.label: machine.knee for machine in machines},
+        "seeds": list(job.seeds),
+        "growths": [asdict(growth) for growth in growths],
         "critical": [_point(point) for point in points],
-        "candidates": _candidates(configs, judged, machines, what, question.num_train),
+        "candidates": _candidates(question, configs, judged, machines, what, growths),
     }
     chosen = choices[-1].arm
     if chosen is not None:
@@ -129,13 +131,15 @@ def _point(point: Local) -> dict[str, Any]:
 
 
 def _candidates(
+    question: Question,
     configs: Mapping[str, RunConfig],
     judged: Judgement | None,
     machines: Sequence[Machine],
     what: Mapping[str, str],
-    num_train: int,
+    growths: Sequence[Growth],
 ) -> list[dict[str, Any]]:
     known = {each.arm: each for each in judged.candidates} if judged else {}
+    grown = {question.arm_of(growth): asdict(growth) for growth in growths}
     found = []
     for arm, config in configs.items():
         each = known.get(arm)
@@ -150,7 +154,8 @@ def _candidates(
                 "parameters": {name: value for name, value in config.parameters.items() if value is not None},
                 "batch_size": config.batch_size,
                 "lr": config.lr,
-                "updates": plan_run(config, num_train).updates,
+                "growth": grown.get(arm),
+                "updates": plan_run(config, question.num_train).updates,
                 "worse": asdict(each.worse) if each and each.worse else None,
                 "word": each.word if each else "unjudged",
                 "times": times,
@@ -236,7 +241,7 @@ def _show(
             rows.append([arm, *words, *(saving(machine.ratios[arm]) for machine in machines)])
         talk.table(columns, rows)
     talk.result(said, heading="advice: ")
-    if (sure := confidence(choice, judged, len(SEEDS))) != "":
+    if (sure := confidence(choice, judged, len(job.seeds))) != "":
         talk.result(sure)
     if judged:
         talk.result(margin_text(judged, tolerance))

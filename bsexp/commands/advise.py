@@ -4,8 +4,9 @@ The one rule: everything is refused before anything is trained, each trial is ke
 from the kept files alone; run again, the command goes on where it was.
 """
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,11 @@ from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import (
     BRANCH,
     ENDING,
+    FEWEST_SEEDS,
+    GROWN_AT,
+    MOST_SEEDS,
     RATE,
-    SEEDS,
+    RATE_SEEDS,
     WHAT,
     Growth,
     Question,
@@ -122,6 +126,7 @@ class Job:
         self.table: HardwareTable | None = None
         self.jobs = len(worker_devices(surroundings.device, values.get("jobs")))
         self.progress = _Progress()
+        self.seeds = range(FEWEST_SEEDS)
 
     # -- (a) the machine
 
@@ -130,9 +135,12 @@ class Job:
 
         The last two updates of a run share what remains: at least half of a batch each.
         """
-        growths = {share: Growth(m, "none") for share in (0.0, 0.5) for m in self.question.multipliers[-1:]}
-        every = self.question.candidates(self.question.default_lr, growths).values()
+        every = self.question.candidates(self.question.default_lr, self._growths()).values()
         return (self.question.batch_size + 1) // 2, max(max(self.question.updates(config)) for config in every)
+
+    def _growths(self) -> list[Growth]:
+        """All growth that is tried, with any rule."""
+        return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
 
     def measured(self, workers: tuple[int, ...]) -> "HardwareTable":
         """Seconds per update here, measured or, where that was done before, read."""
@@ -181,36 +189,44 @@ class Job:
         return self.seconds(Trial(ENDING, "", 0.0, config))
 
     def prepare(self, lr: float | None) -> None:
-        """Say how long it will take; UsageError where that is longer than was allowed."""
-        question = self.question
-        rate = lr if lr is not None else question.default_lr
-        grown = {share: Growth(question.multipliers[0], "none") for share in (0.0, 0.2, 0.5)}
-        if self.place.advice("json").exists():
-            # What there is to grow was grown.
-            grown = {}
-        left = self._left(BRANCH, question.branches(rate)) + self._left(
-            ENDING, question.endings(rate), question.grown(rate, grown)
-        )
-        if lr is None:
-            left += self._left(RATE, question.rates([rate] * len(FACTORS)))
-        if left:
-            # Trunks are trained as far as the last branch.
-            left += len(SEEDS) * self.seconds(Trial(ENDING, "trunk", 0.2, question.run("fixed-small", rate)))
+        """Settle with how many seeds, and say how long it will take; UsageError where two are too many."""
         allowed = 60 * float(self.values.get("minutes", OPTIONS["minutes"].default))
-        if left > allowed:
-            epochs = question.run("fixed-small").epochs
-            which = f"{allowed / 60:g}, where trials take about {left / 60:.0f} minutes here"
+        kept = max((row.seed + 1 for row in self.kept.rows), default=0)
+        fewest = max(FEWEST_SEEDS, kept)
+        times = {num: self._left(num, lr) for num in range(fewest, max(fewest, MOST_SEEDS) + 1)}
+        if times[fewest] > allowed:
+            epochs = self.question.run("fixed-small").epochs
+            which = f"{allowed / 60:g}, where trials take about {math.ceil(times[fewest] / 60):.0f} minutes here"
             cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
-        self.progress = _Progress(left)
-        self.talk.note(f"about {duration(left)} of trials, {self.jobs} at a time" if left else "all trials are there")
+        num = max(num for num, seconds in times.items() if seconds <= allowed)
+        self.seeds = range(num)
+        self.progress = _Progress(times[num])
+        told = (
+            f"about {duration(times[num])} of trials, {self.jobs} at a time" if times[num] else "all trials are there"
+        )
+        self.talk.note(f"{num} seeds: {told}")
 
-    def _left(self, stage: str, *trials: list[Trial]) -> float:
-        """Seconds of what is missing of a stage's trials, as many as there are rows being there already."""
-        every = [trial for some in trials for trial in some]
+    def _left(self, num: int, lr: float | None) -> float:
+        """Seconds of the trials of `num` seeds that are missing, about."""
+        question = self.question
+        rate = lr if lr is not None else question.default_lr
+        # Where an advice stands, what could grow has grown.
+        seen = read_json(self.place.advice("json")) if self.place.advice("json").exists() else None
+        growths = self._growths() if seen is None else [Growth(**each) for each in seen["growths"]]
+        left = self._missing(BRANCH, num, question.branches(rate))
+        left += self._missing(ENDING, num, [*question.endings(rate), *question.grown(rate, growths)])
+        if lr is None:
+            left += self._missing(RATE, RATE_SEEDS, question.rates([rate] * len(FACTORS)))
+        if left:
+            # Trunks are trained as far as the last branch.
+            left += num * self.seconds(Trial(ENDING, "trunk", 0.2, question.run("fixed-small", rate)))
+        return left
+
+    def _missing(self, stage: str, num: int, trials: list[Trial]) -> float:
+        """Seconds of what is missing of a stage, as many of its trials being made as it has rows."""
         made = sum(row.stage == stage for row in self.kept.rows)
-        missing = max(0.0, 1 - made / (len(SEEDS) * len(every)))
-        return missing * len(SEEDS) * sum(map(self.seconds, every))
+        return max(0.0, 1 - made / (num * len(trials))) * num * sum(map(self.seconds, trials))
 
     # -- (b) the rate
 
@@ -227,7 +243,7 @@ class Job:
         metric = self.values.get("metric", OPTIONS["metric"].default)
         rates = [_rounded(middle * factor) for factor in FACTORS]
         for _ in range(EXTENSIONS + 1):
-            self.make(rates[0], self.question.rates(rates))
+            self.make(rates[0], self.question.rates(rates), range(RATE_SEEDS))
             rows = [row for row in kept.rows if row.stage == RATE and row.lr in rates]
             best = best_rate(rows, metric)
             if best is None:
@@ -265,31 +281,32 @@ class Job:
 
     # -- (c) to (e): branches and candidates
 
-    def try_batches(self, lr: float) -> tuple[list[Any], dict[float, Growth]]:
+    def try_batches(self, lr: float) -> tuple[list[Any], list[Growth]]:
         """The local critical batches, and with what batch and rate to go on from where."""
-        from bsexp.analysis.advice import growth_from, local_critical
+        from bsexp.analysis.advice import local_critical, rule_for
 
         question = self.question
         self.make(lr, [*question.branches(lr), *question.endings(lr)])
-        wanted = {trial.key(seed) for trial in question.branches(lr) for seed in SEEDS}
+        wanted = {trial.key(seed) for trial in question.branches(lr) for seed in self.seeds}
         points = local_critical([row for row in self.kept.rows if row.stage == BRANCH and key_of(row) in wanted])
-        growths = {}
-        for share in (0.0, 0.2, 0.5):
-            found = growth_from(points, share)
-            if found is not None:
-                growths[share] = Growth(found[0] // question.batch_size, found[1])
+        growths = []
+        for each in self._growths():
+            rule = rule_for(points, each.share, each.multiplier * question.batch_size)
+            if rule is not None:
+                growths.append(replace(each, lr_rule=rule))
         return points, growths
 
     def begin(self, **more: Any) -> None:
         """Write down what trials are made with."""
         stored = about_table(self.place.trials)
         before = read_json(stored) if stored.exists() else {}
-        self.kept.begin({**before, "seeds": list(SEEDS), **describe_machine(), **more})
+        self.kept.begin({**before, "seeds": list(self.seeds), **describe_machine(), **more})
 
-    def make(self, lr: float, trials: list[Trial]) -> None:
+    def make(self, lr: float, trials: list[Trial], seeds: Sequence[int] | None = None) -> None:
         """Make those of `trials` that are missing, with what is done of the whole shown."""
+        seeds = self.seeds if seeds is None else seeds
         made = {key_of(row) for row in self.kept.rows}
-        if all(trial.key(seed) in made for trial in trials for seed in SEEDS):
+        if all(trial.key(seed) in made for trial in trials for seed in seeds):
             return
         surroundings = self.surroundings
         if surroundings.threads is None and not on_gpu(surroundings.device):
@@ -303,7 +320,7 @@ class Job:
                 self.progress.done = min(self.progress.planned, self.progress.done + self.seconds(trial))
                 meter.move(self.progress.done, _named(row))
 
-            make_trials(self.question, lr, trials, self.kept.rows, making, self.jobs, keep, meter.line)
+            make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, meter.line)
 
 
 def _named(row: TrialRow) -> str:

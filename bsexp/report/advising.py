@@ -42,18 +42,27 @@ class Machine:
 def described(arm: str, config: RunConfig, largest: int) -> str:
     """What a candidate does, in a few words."""
     first = f"{config.batch_size:,}"
-    grown = f"batch {first} to {largest:,}"
+    grown, falls = f"batch {first} to {largest:,}", "rate to zero over the last fifth"
+    if arm.startswith("large-"):
+        return f"batch {first} from the start, rate {config.lr:.2g} to zero over the last fifth"
+    if config.schedule == "custom":
+        at = config.parameters["batch"]["milestones"][0]
+        rate = f"rate times {jump:.2g} there, " if (jump := _jump(config)) != 1 else ""
+        return f"{grown} at {100 * at:g} %, {rate}{falls}"
     return {
-        DECAY: f"batch {first}, rate to zero over the last fifth",
+        DECAY: f"batch {first}, {falls}",
         CONSTANT: f"batch {first}, constant rate",
         "growing": f"{grown} over the last fifth, then what is left of the decay",
         "hybrid": f"{grown} over the last fifth, rate by the same factor",
         "late-switch": f"{grown} at 80 %",
         "one-cycle": f"batch {first}, rate up and down once",
-        "large": f"batch {first} from the start, rate {config.lr:.2g} to zero over the last fifth",
-        "grow-at-20": f"{grown} at 20 %, rate to zero over the last fifth",
-        "grow-at-50": f"{grown} at 50 %, rate to zero over the last fifth",
     }[arm]
+
+
+def _jump(config: RunConfig) -> float:
+    """What the rate is multiplied by where the batch grows."""
+    rate = config.parameters["lr"]
+    return float(rate["product"][0]["factor"]) if "product" in rate else 1.0
 
 
 def amount(found: Estimate | None, metric: str) -> str:
@@ -122,7 +131,7 @@ def confidence(choice: Choice, judged: Judgement | None, seeds: int) -> str:
         parts.append(f"what might save more, and can't be told from noise: {', '.join(choice.unclear)}")
     parts.append(
         f"it rests on {seeds} seeds, one learning rate for all, and trainings to the end of the budget; intervals are "
-        "at 90 %, from a spread pooled over all of them"
+        "at 90 %, their spread over seeds steadied by that over orders of the samples"
     )
     return "; ".join(parts)
 

@@ -19,7 +19,8 @@ from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
-SEEDS = (0, 1)
+# Two seeds at least, more where there is time for them; rates are chosen by two.
+FEWEST_SEEDS, MOST_SEEDS, RATE_SEEDS = 2, 5, 2
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
 MULTIPLIERS = (4, 16)
@@ -31,8 +32,8 @@ COOLDOWN = 0.2
 RATE_SHARE = 0.1
 RATE, BRANCH, ENDING = "rate", "branch", "ending"
 CONSTANT, DECAY = "constant", "decay"
-# Where the batch grows and the rate falls all the same at the end.
-GROWN = {0.0: "large", 0.2: "grow-at-20", 0.5: "grow-at-50"}
+# Where the batch may grow for good, while the rate falls at the end all the same.
+GROWN_AT = (0.0, 0.2, 0.5)
 # Known by their schedules, not by trials: a whole run of one's own would be needed.
 UNJUDGED = "one-cycle"
 
@@ -61,8 +62,9 @@ def key_of(row: TrialRow) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Growth:
-    """A batch `multiplier` times the trunk's, with a rate that grows by the power `lr_rule` of that."""
+    """From `share` of the budget on a batch `multiplier` times the first one, with a rate that grows by `lr_rule`."""
 
+    share: float
     multiplier: int
     lr_rule: str
 
@@ -129,24 +131,24 @@ class Question:
         """From each point of the trunk: its own batch in several orders, larger ones with several rates."""
         found = []
         for share in SHARES:
-            own = self._branch(share, Growth(1, "none"), lr)
+            own = self._branch(Growth(share, 1, "none"), lr)
             found += [Trial(BRANCH, CONSTANT, share, own, order=order) for order in ORDERS]
             for multiplier in self.multipliers:
                 for rule in RULES:
-                    config = self._branch(share, Growth(multiplier, rule), lr)
+                    config = self._branch(Growth(share, multiplier, rule), lr)
                     found.append(Trial(BRANCH, CONSTANT, share, config, rule))
         return found
 
-    def _branch(self, share: float, growth: Growth, lr: float) -> RunConfig:
+    def _branch(self, growth: Growth, lr: float) -> RunConfig:
         batch = growth.multiplier * self.batch_size
         trunk = self.run("fixed-small", lr)
-        end = begins(trunk, share, self.num_train) + round(BRANCH_SHARE * self.total_samples)
+        end = begins(trunk, growth.share, self.num_train) + round(BRANCH_SHARE * self.total_samples)
         epochs = end / self.num_train
         return self.run("fixed-small", lr * growth.lr_factor, batch_size=batch, epochs=epochs)
 
     def endings(self, lr: float) -> list[Trial]:
         """What goes on from the trunk where its rate would begin to fall; decay and no decay in several orders."""
-        every = self.candidates(lr, {})
+        every = self.candidates(lr, ())
         found = []
         for arm, config in every.items():
             if arm != UNJUDGED:
@@ -154,16 +156,18 @@ class Question:
                 found += [Trial(ENDING, arm, 1 - COOLDOWN, config, order=order) for order in orders]
         return found
 
-    def grown(self, lr: float, growths: Mapping[float, Growth]) -> list[Trial]:
-        """What goes on with a larger batch from the share of the budget that it grows at."""
-        every = self.candidates(lr, growths)
-        return [Trial(ENDING, GROWN[share], share, every[GROWN[share]]) for share in growths]
+    def grown(self, lr: float, growths: Iterable[Growth]) -> list[Trial]:
+        """What goes on with a larger batch from where that grows."""
+        found = [(growth, self._grown(lr, growth)) for growth in growths]
+        return [Trial(ENDING, self.arm_of(growth), growth.share, each) for growth, each in found if self._planned(each)]
 
-    def candidates(self, lr: float, growths: Mapping[float, Growth]) -> dict[str, RunConfig]:
-        """All runs that may be recommended, by name, the usual decay first.
+    def arm_of(self, growth: Growth) -> str:
+        """The name of a candidate that grows: `large-64`, `grow-64-at-20`."""
+        batch = growth.multiplier * self.batch_size
+        return f"grow-{batch}-at-{100 * growth.share:g}" if growth.share else f"large-{batch}"
 
-        With batches that can be planned: where growth by `growths` can't, it is left out.
-        """
+    def candidates(self, lr: float, growths: Iterable[Growth]) -> dict[str, RunConfig]:
+        """All runs that may be recommended, by name, the usual decay first; what can't be planned is left out."""
         # Positions of these shapes count from the end of the warm-up.
         wsd = {"cooldown_fraction": COOLDOWN / (1 - self._warmup_share)}
         found = {
@@ -174,19 +178,18 @@ class Question:
             "late-switch": self.run("late-switch", lr, {"switch": 1 - COOLDOWN}),
             UNJUDGED: self.run("one-cycle", lr),
         }
-        for share, growth in growths.items():
-            found[GROWN[share]] = self._grown(lr, share, growth)
+        found |= {self.arm_of(growth): self._grown(lr, growth) for growth in growths}
         return {arm: config for arm, config in found.items() if self._planned(config)}
 
-    def _grown(self, lr: float, share: float, growth: Growth) -> RunConfig:
-        if not share:
+    def _grown(self, lr: float, growth: Growth) -> RunConfig:
+        if not growth.share:
             batch, rate = growth.multiplier * self.batch_size, lr * growth.lr_factor
             wsd = {"shape": "wsd", "cooldown_fraction": COOLDOWN / (1 - self._warmup_share)}
             return self.run("lr-decay", rate, wsd, batch_size=batch)
-        batches = {"curve": "step", "milestones": [share], "factor": growth.multiplier}
+        batches = {"curve": "step", "milestones": [growth.share], "factor": growth.multiplier}
         rates: dict[str, Any] = {"curve": "wsd", "cooldown_fraction": COOLDOWN}
         if growth.lr_factor != 1:
-            jump = {"curve": "step", "milestones": [share], "factor": growth.lr_factor}
+            jump = {"curve": "step", "milestones": [growth.share], "factor": growth.lr_factor}
             rates = {"product": [jump, rates]}
         return self.run("custom", lr, {"batch": batches, "lr": rates})
 
@@ -221,18 +224,19 @@ def make_trials(
     lr: float,
     trials: Sequence[Trial],
     done: Iterable[TrialRow],
+    seeds: Sequence[int],
     making: Making,
     jobs: int,
     keep: Callable[[TrialRow, Trial], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make `trials` for each seed that are not `done`, from trunks at the rate `lr`; `keep` hears of each as it ends.
+    """Make `trials` for each of `seeds` that are not `done`, from trunks at the rate `lr`; `keep` hears of each.
 
     What the processes settled on, and what is raised: see branching.make_branches.
     """
     made = {key_of(row) for row in done}
     works = []
-    for seed in SEEDS:
+    for seed in seeds:
         trunk = _seeded(question.run("fixed-small", lr), seed)
         missing = sorted((trial for trial in trials if trial.key(seed) not in made), key=lambda trial: trial.share)
         branches = [Branch(each.share, _seeded(each.config, seed), each.order, (each,)) for each in missing]

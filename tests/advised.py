@@ -1,0 +1,304 @@
+"""results/advise, made again by `python -m tests.advised TASK... --work FOLDER` (hours): advice against a grid.
+
+The one rule: the truth is made by ordinary sweeps of the same candidates, each with several rates and with seeds that
+the advice hasn't seen; what is compared is read from files.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import tomli_w
+
+from bsexp import load_results
+from bsexp.analysis.hardware import HardwareTable, time_ratio
+from bsexp.records import HardwareRow
+from bsexp.store.hardware import read_hardware, write_hardware
+from bsexp.store.measured import read_trials
+from bsexp.sweep.advising import (
+    BRANCH,
+    BRANCH_SHARE,
+    DECAY,
+    ENDING,
+    GROWN_AT,
+    RATE,
+    RATE_SHARE,
+    Growth,
+    Question,
+)
+from bsexp.sweep.critical import RULES
+from tests.conftest import ROOT
+
+PLACE = ROOT / "results" / "advise"
+CIFAR = ROOT / "data" / "cifar10-jpg"
+FASHION = {
+    "dataset": "fashion-mnist",
+    "model": "cnn-small",
+    "train_size": 8192,
+    "label_noise": 0.2,
+    "val_fraction": 0.04,
+    "epochs": 6.0,
+    "batch_size": 16,
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": {"dataset": "digits", "model": "mlp", "label_noise": 0.2, "epochs": 20.0, "batch_size": 16},
+    "fashion": FASHION,
+    "fashion-adamw": {**FASHION, "optimizer": "adamw"},
+    "cifar": {
+        "dataset": f"folder:{CIFAR}",
+        "model": "resnet20",
+        "image_size": 16,
+        "train_size": 4096,
+        "epochs": 4.0,
+        "batch_size": 32,
+    },
+}
+# Made up: what is fixed of an update weighs as much as 500 samples.
+PER_UPDATE, PER_SAMPLE = 1e-3, 2e-6
+GPU_LIKE = PLACE / "gpu-like.csv"
+GRID_SEEDS, FACTORS = "1000-1005", (0.5, 1.0, 2.0)
+TOLERANCE, METRIC = 0.25, "val_loss"
+
+
+def bsexp(*arguments: str) -> None:
+    """Run the program; what it says goes on to the terminal."""
+    subprocess.run([sys.executable, "-m", "bsexp", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """The options of a run as words."""
+    return [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
+def write_gpu_like() -> None:
+    """The made-up table, for sizes from 1 to 4,096."""
+    rows = []
+    for size in (2**k for k in range(13)):
+        seconds = PER_UPDATE + PER_SAMPLE * size
+        rows.append(HardwareRow("gpu-like", size, size, seconds, 0.01 * seconds, size / seconds, None))
+    write_hardware(GPU_LIKE, rows, {"made_up": True, "per_update": PER_UPDATE, "per_sample": PER_SAMPLE})
+
+
+def arms_of(question: Question, advice: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The grid's arms by name: every candidate, grown by each multiplier with each rule."""
+    arms: dict[str, dict[str, Any]] = {}
+    lr = advice["learning_rate"]
+    growths = {
+        f"{question.arm_of(growth)}-{rule}": growth
+        for rule in RULES
+        for share in GROWN_AT
+        for multiplier in question.multipliers
+        for growth in [Growth(share, multiplier, rule)]
+    }
+    found = question.candidates(lr, ())
+    for name, growth in growths.items():
+        grown = question.candidates(lr, [growth])
+        if question.arm_of(growth) in grown:
+            found[name] = grown[question.arm_of(growth)]
+    for arm, config in found.items():
+        settings: dict[str, Any] = {"schedule": config.schedule}
+        if config.batch_size != question.batch_size:
+            # The rate follows the grid's, by the rule.
+            settings |= {"batch_size": config.batch_size, "reference_batch": question.batch_size}
+            settings["lr_scaling"] = arm.rpartition("-")[2]
+        arms[arm] = settings | {name: value for name, value in config.parameters.items() if value is not None}
+    return arms
+
+
+def make(task: str, work: Path) -> None:
+    """The advice and the grid of one task."""
+    options = TASKS[task]
+    bsexp(
+        "advise", *flags(options), "--hardware", str(GPU_LIKE), "--minutes", "600", "--name", task, "--out", str(work)
+    )
+    advice = json.loads((work / task / "advice.json").read_text())
+    question = Question(options)
+    rates = [advice["learning_rate"] * factor for factor in FACTORS]
+    document = {
+        "name": f"{task}-grid",
+        "run": {**options, "seeds": GRID_SEEDS, "evals": 1, "max_runs": 5000},
+        "grid": {"lr": rates},
+        "arms": arms_of(question, advice),
+    }
+    file = work / f"{task}-grid.toml"
+    file.write_text(tomli_w.dumps(document))
+    bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+
+
+# -- what came of it
+
+
+def judged(task: str, work: Path) -> dict[str, Any]:
+    """The advice against the grid's truth."""
+    advice = json.loads((work / task / "advice.json").read_text())
+    question = Question(TASKS[task])
+    runs = load_results(work / f"{task}-grid").runs
+    lr = advice["learning_rate"]
+    arms = arms_of(question, advice)
+    losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in (lr * factor for factor in FACTORS)}
+    best = {arm: min(_mean(losses[arm, lr * factor]) for factor in FACTORS) for arm in arms}
+    margin = TOLERANCE * (best["constant"] - best[DECAY])
+    updates = _updates(question, arms, lr)
+    held, intervals = [], []
+    for each in advice["candidates"]:
+        if each["worse"] is None or each["arm"] == DECAY:
+            continue
+        name = _named(each)
+        truth = [one - two for one, two in zip(losses[name, lr], losses[DECAY, lr], strict=True)]
+        inside = each["worse"]["low"] <= fmean(truth) <= each["worse"]["high"]
+        held.append(inside)
+        error = stdev(truth) / len(truth) ** 0.5
+        intervals.append({"arm": name, "said": each["worse"], "truth": fmean(truth), "error": error, "held": inside})
+    tables = {"here": HardwareTable.of(read_hardware(work / task / "hardware.csv"))}
+    tables["gpu-like"] = HardwareTable.of(read_hardware(GPU_LIKE))
+    machines = {}
+    for label, table in tables.items():
+        ratios = {arm: time_ratio(table, made, updates[DECAY]).value for arm, made in updates.items()}
+        equal = {arm: ratios[arm] for arm in best if best[arm] - best[DECAY] <= margin}
+        fastest = min(equal, key=lambda arm: equal[arm])
+        advised = _advised(advice, label)
+        arm = None if advised is None else _named(next(c for c in advice["candidates"] if c["arm"] == advised))
+        machines[label] = {
+            "advised": arm,
+            "its_time": None if arm is None else ratios[arm],
+            "its_loss": None if arm is None else _mean(losses[arm, lr]) - best[DECAY],
+            "fastest": fastest,
+            "fastest_time": equal[fastest],
+        }
+    return {
+        "task": task,
+        "arms": len(arms),
+        "learning_rate": lr,
+        "margin": margin,
+        "effect": best["constant"] - best[DECAY],
+        "machines": machines,
+        "intervals": intervals,
+        "held": sum(held),
+        "of": len(held),
+        "samples_share": _spent(work / task, question) / float(runs["samples"].sum()),
+    }
+
+
+def _losses(runs: Any, arm: str, rate: float) -> list[float]:
+    """The losses of an arm at a rate, by seed."""
+    own = runs[(runs["arm"].str.partition("[")[0] == arm) & ((runs["lr"] / rate - 1).abs() < 1e-9)]
+    return [float(loss) for loss in own.sort_values("seed")[METRIC]]
+
+
+def _updates(question: Question, arms: dict[str, Any], lr: float) -> dict[str, Any]:
+    """The updates of each arm by batch size; they don't depend on the rate."""
+    found = {}
+    for arm, settings in arms.items():
+        own = ("batch_size", "reference_batch", "lr_scaling")
+        options = {name: settings[name] for name in own if name in settings}
+        parameters = {name: value for name, value in settings.items() if name not in (*own, "schedule")}
+        found[arm] = question.updates(question.run(settings["schedule"], lr, parameters, **options))
+    return found
+
+
+def _spent(place: Path, question: Question) -> float:
+    """Samples that the advice trained: its trunks, and what each trial added."""
+    total = question.total_samples
+    rows = read_trials(place / "trials.csv")
+    spent = len({row.seed for row in rows}) * 0.8 * total
+    for row in rows:
+        length = {RATE: RATE_SHARE, BRANCH: BRANCH_SHARE, ENDING: 1 - row.share}[row.stage]
+        spent += length * total
+    return spent
+
+
+def _mean(values: list[float]) -> float:
+    """Their mean; infinite where a run diverged, and so has no loss."""
+    return float("inf") if not values or any(value != value for value in values) else fmean(values)
+
+
+def _named(candidate: dict[str, Any]) -> str:
+    """The grid's name of an advised candidate."""
+    growth = candidate["growth"]
+    return candidate["arm"] + (f"-{growth['lr_rule']}" if growth else "")
+
+
+def _advised(advice: dict[str, Any], label: str) -> str | None:
+    if advice["for"] == label:
+        return advice["recommendation"]["arm"] if advice["recommendation"] else None
+    found = advice["elsewhere"][label]["arm"]
+    return None if found is None else str(found)
+
+
+# -- what is committed
+
+HEAD = """# Does `bsexp advise` advise well?
+
+Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
+advised learning rate, with six seeds that the advice hadn't seen. Made again, in hours, by
+
+```
+python -m tests.advised {tasks} --work FOLDER
+```
+
+`here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
+microseconds a sample, where large batches pay. The fastest: of all arms that end, at their best rate, no more than a
+quarter of what decaying brings worse than decay at its best rate. Losses are validation losses, in nats; times are
+relative to decay's.
+"""
+
+
+def write_tables() -> None:
+    """README.md of results/advise, from the JSON files there."""
+    found = [json.loads(path.read_text()) for path in sorted(PLACE.glob("*.json")) if path.stem in TASKS]
+    head = HEAD.format(
+        arms=max(each["arms"] for each in found),
+        tasks=" ".join(each["task"] for each in found),
+        fixed=1e3 * PER_UPDATE,
+        sample=1e6 * PER_SAMPLE,
+    )
+    lines = [head, "| task | machine | advised | its time | its loss | tolerated | the fastest | its time |"]
+    lines.append("|---|---|---|---:|---:|---:|---|---:|")
+    for each in found:
+        for label, told in each["machines"].items():
+            own = ["none", "", ""]
+            if told["advised"] is not None:
+                own = [f"`{told['advised']}`", f"{told['its_time']:.2f}", f"{told['its_loss']:+.4f}"]
+            fastest = [f"`{told['fastest']}`", f"{told['fastest_time']:.2f}"]
+            cells = [each["task"], label, *own, f"{each['margin']:.4f}", *fastest]
+            lines.append(f"| {' | '.join(cells)} |".replace("-0.", "−0."))
+    lines += [
+        "",
+        "| task | learning rate | 90 % intervals that held the truth | samples, of the grid's |",
+        "|---|---:|---:|---:|",
+    ]
+    for each in found:
+        share = f"{100 * each['samples_share']:.1f} %"
+        lines.append(f"| {each['task']} | {each['learning_rate']:g} | {each['held']} of {each['of']} | {share} |")
+    lines += ["", "| task | candidate | said | truth ± standard error | held |", "|---|---|---:|---:|---|"]
+    for each in found:
+        for one in each["intervals"]:
+            said = f"{one['said']['mean']:+.4f} [{one['said']['low']:+.4f}, {one['said']['high']:+.4f}]"
+            truth = f"{one['truth']:+.4f} ± {one['error']:.4f}"
+            cells = [each["task"], f"`{one['arm']}`", said.replace("-", "−"), truth.replace("-", "−")]
+            lines.append(f"| {' | '.join([*cells, 'yes' if one['held'] else 'no'])} |")
+    (PLACE / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Make the tasks that are named, then the tables of all that are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", choices=[[], *TASKS][1:] or None)
+    parser.add_argument("--work", type=Path, required=True)
+    asked = parser.parse_args()
+    PLACE.mkdir(parents=True, exist_ok=True)
+    asked.work.mkdir(parents=True, exist_ok=True)
+    write_gpu_like()
+    for task in asked.tasks:
+        make(task, asked.work)
+        found = judged(task, asked.work)
+        (PLACE / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()
