@@ -30,6 +30,10 @@ Claims were declared before the data, and each word needs all tests to agree, af
 Differences are those of the two arms in the order that the report names them, with the interval at the level left to
 the claim; where a claim stayed inconclusive, the difference that would have been found says what was not seen."""
 
+# What verdicts.csv says where a claim wasn't declared before its data.
+UNDECLARED = "exploratory"
+CHANGED = "*Claims that were changed after the data are exploratory: estimates, not findings.*"
+
 
 def judged(results: Path) -> list[Experiment]:
     """The folders of results, by name, that have verdicts on claims."""
@@ -60,6 +64,8 @@ def _experiment(place: Experiment) -> str:
     claims = {claim["text"]: claim for claim in definition.get("claims", [])}
     link = f"[{place.name}](results/{place.name}/report/report.md)"
     lines = [f"### {markdown(definition.get('question') or place.name)}", ""]
+    if any(str(row["verdict"]).startswith(UNDECLARED) for row in rows_of(place)):
+        lines += [CHANGED, ""]
     lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
     for row in rows_of(place):
         claim = claims.get(row["claim"], {})

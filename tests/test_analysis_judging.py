@@ -316,6 +316,24 @@ def test_a_family_is_tested_by_holm_over_its_least_favourable_tests() -> None:
         assert (each.word.verdict == "supported") == ((each.p_holm or 0) <= 0.05)
 
 
+def test_with_looks_the_adjusted_p_is_below_alpha_exactly_where_the_look_gives_the_word() -> None:
+    seeds = tuple(range(16))
+    words = []
+    for key in range(12):
+        data = runs(seeds, spread=0.006, key=key, a=0.858, b=0.85)
+        pair = [
+            claim(name=name, arms=arms, seeds=seeds, looks=(12, 16))
+            for name, arms in (("1", ("a", "b")), ("2", ("b", "a")))
+        ]
+        found = judge(pair, data)[0]
+        assert found.word is not None
+        words.append((found.word.verdict, found.look))
+        assert (found.word.verdict == "supported") == ((found.p_holm or 0) <= 0.05)
+    # Both looks give words, and one of the experiments gives none.
+    assert {"supported", "inconclusive"} <= {verdict for verdict, _ in words}
+    assert {look for verdict, look in words if verdict == "supported"} == {12, 16}
+
+
 def test_a_family_too_large_for_its_seeds_is_told_so() -> None:
     data = runs(range(6), a=0.9, b=0.8)
     seeds = tuple(range(6))

@@ -18,7 +18,7 @@ from bsexp.store.paths import Experiment
 from bsexp.store.tables import load_results
 from tests.conftest import ROOT
 from tests.planted import arm, plant
-from tests.readme_verdicts import BEGIN, END, judged, section, updated, verdicts
+from tests.readme_verdicts import BEGIN, CHANGED, END, judged, section, updated, verdicts
 
 COMMITTED = judged(ROOT / "results")
 README = (ROOT / "README.md").read_text("utf-8")
@@ -113,6 +113,16 @@ def test_the_difference_that_would_be_found_is_found_four_times_in_five(made: Pa
     # The third claim's differences have a standard deviation of .003; its level is not below .05 / 4.
     power = [TTestPower().power(table["detectable"][2] / 0.003, 12, level) for level in (0.05 / 4, 0.05)]
     assert power[0] - 0.01 <= 0.8 <= power[1] + 0.01
+
+
+def test_claims_that_were_changed_after_the_data_are_not_called_declared(made: Path, tmp_path: Path) -> None:
+    assert CHANGED not in section(made)
+    shutil.copytree(made / "good", tmp_path / "results" / "good")
+    file = verdicts(Experiment(tmp_path / "results" / "good"))
+    table = pd.read_csv(file)
+    table.loc[1, "verdict"] = "exploratory"
+    table.to_csv(file, index=False)
+    assert section(tmp_path / "results").count(CHANGED) == 1
 
 
 def test_a_section_is_put_in_replaced_and_taken_out_again() -> None:

@@ -97,7 +97,8 @@ def _over_looks(
             break
         tests = _tests(claim, found, generator)
         both = look_levels(looks, place, share)
-        p_holm = min(1.0, family * _p(claim, found, tests))
+        # At most alpha exactly where this look's level is kept: adjusted for the family and for looking more than once.
+        p_holm = min(1.0, family * share / both.plain * _p(claim, found, tests))
         told = _verdict(claim, outcomes, found, tests, (both, both), (both.plain, both.plain, p_holm))
         note = f"Look {place + 1} of {len(looks)}, at {look} seeds, tested at {both.plain:.2g} of {share:.2g}."
         latest = replace(told, look=look, notes=(*told.notes, note)) if claim.looks else told
