@@ -528,7 +528,7 @@ _EXECUTION = (
         "minutes",
         "number",
         30.0,
-        "time that advice may take; refused where that isn't enough",
+        "time that trials may take, over all calls; refused where two seeds take longer",
         low=0,
         open_low=True,
         in_id=False,

@@ -88,17 +88,13 @@ def arms_of(question: Question, advice: dict[str, Any]) -> dict[str, dict[str, A
     arms: dict[str, dict[str, Any]] = {}
     lr = advice["learning_rate"]
     growths = {
-        f"{question.arm_of(growth)}-{rule}": growth
+        question.arm_of(growth): growth
         for rule in RULES
         for share in GROWN_AT
         for multiplier in question.multipliers
         for growth in [Growth(share, multiplier, rule)]
     }
-    found = question.candidates(lr, ())
-    for name, growth in growths.items():
-        grown = question.candidates(lr, [growth])
-        if question.arm_of(growth) in grown:
-            found[name] = grown[question.arm_of(growth)]
+    found = question.candidates(lr, growths.values())
     for arm, config in found.items():
         settings: dict[str, Any] = {"schedule": config.schedule}
         if config.batch_size != question.batch_size:
@@ -147,7 +143,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     for each in advice["candidates"]:
         if each["worse"] is None or each["arm"] == DECAY:
             continue
-        name = _named(each)
+        name = each["arm"]
         truth = [one - two for one, two in zip(losses[name, lr], losses[DECAY, lr], strict=True)]
         inside = each["worse"]["low"] <= fmean(truth) <= each["worse"]["high"]
         held.append(inside)
@@ -160,8 +156,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         ratios = {arm: time_ratio(table, made, updates[DECAY]).value for arm, made in updates.items()}
         equal = {arm: ratios[arm] for arm in best if best[arm] - best[DECAY] <= margin}
         fastest = min(equal, key=lambda arm: equal[arm])
-        advised = _advised(advice, label)
-        arm = None if advised is None else _named(next(c for c in advice["candidates"] if c["arm"] == advised))
+        arm = _advised(advice, label)
         machines[label] = {
             "advised": arm,
             "its_time": None if arm is None else ratios[arm],
@@ -214,12 +209,6 @@ def _spent(place: Path, question: Question) -> float:
 def _mean(values: list[float]) -> float:
     """Their mean; infinite where a run diverged, and so has no loss."""
     return float("inf") if not values or any(value != value for value in values) else fmean(values)
-
-
-def _named(candidate: dict[str, Any]) -> str:
-    """The grid's name of an advised candidate."""
-    growth = candidate["growth"]
-    return candidate["arm"] + (f"-{growth['lr_rule']}" if growth else "")
 
 
 def _advised(advice: dict[str, Any], label: str) -> str | None:

@@ -22,6 +22,7 @@ from bsexp.records import TrialRow
 LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds.
 STEADY = 4
+FEWEST_SEEDS = 2
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
 METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
@@ -179,7 +180,7 @@ class Judgement:
 def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance: float) -> Judgement | None:
     """What the endings say of `arms`; None where the usual decay itself, or the constant rate, diverged.
 
-    `tolerance`: the share of the effect that may be lost, above 0.
+    `tolerance`: the share of the effect that may be lost, above 0. A candidate is compared on the seeds that it has.
     """
     ends = {arm: _by_seed([row for row in rows if row.arm == arm], metric) for arm in arms}
     decay = ends[DECAY]
@@ -195,7 +196,7 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
     for arm, found in ends.items():
         if arm in (DECAY, CONSTANT):
             continue
-        if len(found) < len(decay):
+        if len(found) < FEWEST_SEEDS:
             judged.append(Candidate(arm, None, "unjudged"))
         elif any(math.isinf(cost) for costs in found.values() for cost in costs):
             judged.append(Candidate(arm, None, "diverged"))
@@ -219,7 +220,7 @@ def _difference(
     of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027); `like` was
     repeated in several orders, and ends as uncertainly as `ends` do.
     """
-    values = [fmean(ends[seed]) - fmean(decay[seed]) for seed in decay]
+    values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
     num = len(values)
     expected = _pooled(like) ** 2 / min(map(len, ends.values())) + _pooled(decay) ** 2 / min(map(len, decay.values()))
     own = variance(values) if num > 1 else 0.0

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bsexp.analysis.advice import CONSTANT, DECAY, Choice, Judgement, Local, choose, judge
+from bsexp.analysis.advice import CONSTANT, DECAY, Choice, Judgement, Local, choose
 from bsexp.analysis.hardware import HardwareTable, Updates, knee, modelled_seconds, time_ratio
 from bsexp.config import RunConfig
 from bsexp.console import Talk, duration
-from bsexp.options import OPTIONS
 from bsexp.planning import plan_run
 from bsexp.records import SCHEMA_VERSION
 from bsexp.report.advising import (
@@ -30,11 +29,11 @@ from bsexp.report.advising import (
 )
 from bsexp.report.drawing import png_bytes, svg_bytes
 from bsexp.store.advised import write_advice
-from bsexp.sweep.advising import ENDING, UNJUDGED, Growth, Question
+from bsexp.sweep.advising import UNJUDGED, Growth, Question
 from bsexp.sweep.verifying import verification
 
 if TYPE_CHECKING:
-    from bsexp.commands.advise import Job
+    from bsexp.commands.trying import Job
 
 LEVEL = 0.9
 # As many candidates are verified, beside the usual decay and the constant rate.
@@ -45,18 +44,15 @@ def tell_advice(
     job: "Job",
     lr: float,
     points: Sequence[Local],
-    growths: Sequence[Growth],
     tables: Mapping[str, HardwareTable],
     workers: Sequence[int],
     began: float,
 ) -> int:
     """Judge the trials at the rate `lr`, write the files, print what is advised for the last of the machines."""
     question, values, talk = job.question, job.values, job.talk
-    metric = values.get("metric", OPTIONS["metric"].default)
-    tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))
+    metric, tolerance, growths = job.metric, job.tolerance, job.growths(lr)
     configs = question.candidates(lr, growths)
-    rows = [row for row in job.kept.rows if row.stage == ENDING and row.arm in configs]
-    judged = judge(rows, list(configs), metric, tolerance)
+    judged = job.judged(lr)
     updates = {arm: question.updates(config) for arm, config in configs.items()}
     machines = _machines(tables, workers, updates)
     choices = [choose(judged, machine.ratios) for machine in machines]
@@ -75,8 +71,6 @@ def tell_advice(
         "batch_size": question.batch_size,
         "settings": job.settings,
         "knees": {machine.label: machine.knee for machine in machines},
-        "seeds": list(job.seeds),
-        "growths": [asdict(growth) for growth in growths],
         "critical": [_point(point) for point in points],
         "candidates": _candidates(question, configs, judged, machines, what, growths),
     }
@@ -241,7 +235,7 @@ def _show(
             rows.append([arm, *words, *(saving(machine.ratios[arm]) for machine in machines)])
         talk.table(columns, rows)
     talk.result(said, heading="advice: ")
-    if (sure := confidence(choice, judged, len(job.seeds))) != "":
+    if (sure := confidence(choice, judged)) != "":
         talk.result(sure)
     if judged:
         talk.result(margin_text(judged, tolerance))

@@ -120,7 +120,7 @@ def _where(machine: Machine) -> str:
     return machine.label if machine.label == "here" else f"on {machine.label}"
 
 
-def confidence(choice: Choice, judged: Judgement | None, seeds: int) -> str:
+def confidence(choice: Choice, judged: Judgement | None) -> str:
     """How sure that is, and what it isn't sure of."""
     if judged is None or judged.margin is None:
         return ""
@@ -129,6 +129,8 @@ def confidence(choice: Choice, judged: Judgement | None, seeds: int) -> str:
         parts.append("with 95 % confidence it loses no more than is tolerated")
     if choice.unclear:
         parts.append(f"what might save more, and can't be told from noise: {', '.join(choice.unclear)}")
+    numbers_ = sorted({each.worse.num for each in judged.candidates if each.worse and each.arm != DECAY})
+    seeds = f"{numbers_[0]}" if numbers_[0] == numbers_[-1] else f"{numbers_[0]} to {numbers_[-1]}"
     parts.append(
         f"it rests on {seeds} seeds, one learning rate for all, and trainings to the end of the budget; intervals are "
         "at 90 %, their spread over seeds steadied by that over orders of the samples"

@@ -19,8 +19,8 @@ from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
-# Two seeds at least, more where there is time for them; rates are chosen by two.
-FEWEST_SEEDS, MOST_SEEDS, RATE_SEEDS = 2, 5, 2
+# Seeds of every trial, and the most that the advice may hang on.
+FEWEST_SEEDS, MOST_SEEDS = 2, 6
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
 MULTIPLIERS = (4, 16)
@@ -159,12 +159,17 @@ class Question:
     def grown(self, lr: float, growths: Iterable[Growth]) -> list[Trial]:
         """What goes on with a larger batch from where that grows."""
         found = [(growth, self._grown(lr, growth)) for growth in growths]
-        return [Trial(ENDING, self.arm_of(growth), growth.share, each) for growth, each in found if self._planned(each)]
+        return [
+            Trial(ENDING, self.arm_of(growth), growth.share, each, growth.lr_rule)
+            for growth, each in found
+            if self._planned(each)
+        ]
 
     def arm_of(self, growth: Growth) -> str:
-        """The name of a candidate that grows: `large-64`, `grow-64-at-20`."""
+        """The name of a candidate that grows: `large-64-sqrt`, `grow-64-at-20-none`."""
         batch = growth.multiplier * self.batch_size
-        return f"grow-{batch}-at-{100 * growth.share:g}" if growth.share else f"large-{batch}"
+        where = f"grow-{batch}-at-{100 * growth.share:g}" if growth.share else f"large-{batch}"
+        return f"{where}-{growth.lr_rule}"
 
     def candidates(self, lr: float, growths: Iterable[Growth]) -> dict[str, RunConfig]:
         """All runs that may be recommended, by name, the usual decay first; what can't be planned is left out."""

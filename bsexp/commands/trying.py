@@ -1,0 +1,392 @@
+"""The trials of an advice: which are made, in what order, for how long.
+
+The one rule: two seeds of everything come first; what time is left goes to what the advice hangs on, and all of it is
+read back from what was kept, so that the same minutes make the same trials.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bsexp.commands.measure import about
+from bsexp.config import RunConfig
+from bsexp.console import Meter, Talk, duration
+from bsexp.errors import UsageError
+from bsexp.options import OPTIONS
+from bsexp.records import TrialRow
+from bsexp.store.files import read_json
+from bsexp.store.hardware import read_hardware, write_hardware
+from bsexp.store.measured import Branches, trial_branches
+from bsexp.store.paths import Experiment, about_table
+from bsexp.store.trunks import Trunks
+from bsexp.sweep.advising import (
+    BRANCH,
+    CONSTANT,
+    DECAY,
+    ENDING,
+    FEWEST_SEEDS,
+    GROWN_AT,
+    MOST_SEEDS,
+    RATE,
+    WHAT,
+    Growth,
+    Question,
+    Trial,
+    key_of,
+    make_trials,
+)
+from bsexp.sweep.branching import Making
+from bsexp.sweep.critical import RULES
+from bsexp.sweep.devices import on_gpu, worker_devices
+from bsexp.sweep.environment import describe_machine
+from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
+from bsexp.sweep.ramps import ramp_config
+
+if TYPE_CHECKING:
+    from bsexp.analysis.advice import Judgement, Local
+    from bsexp.analysis.hardware import HardwareTable
+
+REPEATS = 6
+# A range test takes this share of the budget, within a range of updates.
+RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
+# Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
+FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
+# Evaluations, data and processes come on top of updates.
+ON_TOP = 1.15
+# As many candidates get more seeds, beside the best one so far.
+CONTENDERS = 3
+FIRST = range(FEWEST_SEEDS)
+
+
+class Job:
+    """One advice in the making: what is asked, where it is kept, how its trials are made."""
+
+    def __init__(
+        self, question: Question, place: Experiment, surroundings: Surroundings, values: dict[str, Any], talk: Talk
+    ) -> None:
+        self.question, self.place, self.surroundings, self.values, self.talk = (
+            question,
+            place,
+            surroundings,
+            values,
+            talk,
+        )
+        settings = question.run("fixed-small").model_dump()
+        for name in ("seed", "parameters", "schedule", "lr"):
+            del settings[name]
+        kind, colon, path = str(settings["dataset"]).partition(":")
+        if kind == "folder" and colon:
+            settings["dataset"] = f"folder:{Path(path).name}"
+        self.settings = settings
+        self.kept: Branches[TrialRow] = trial_branches(place.trials, {**settings, "lr": values.get("lr")})
+        self.trunks = Trunks(place.trunks)
+        self.table: HardwareTable | None = None
+        self.jobs = len(worker_devices(surroundings.device, values.get("jobs")))
+        self.metric = str(values.get("metric", OPTIONS["metric"].default))
+        self.tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))
+
+    # -- (a) the machine
+
+    def _extremes(self) -> tuple[int, int]:
+        """The smallest and the largest update that any candidate or trial may have.
+
+        The last two updates of a run share what remains: at least half of a batch each.
+        """
+        every = self.question.candidates(self.question.default_lr, self._places()).values()
+        return (self.question.batch_size + 1) // 2, max(max(self.question.updates(config)) for config in every)
+
+    def measured(self, workers: tuple[int, ...]) -> "HardwareTable":
+        """Seconds per update here, measured or, where that was done before, read."""
+        from bsexp.analysis.hardware import HardwareTable
+
+        low, high = self._extremes()
+        low = -(-low // max(workers))
+        if self.settings["norm"] == "batch":
+            # One sample has no batch statistics.
+            low = max(low, 2)
+        sizes = sorted({low, high, *(2**k for k in range(1, 24) if low < 2**k < high)})
+        file = self.place.hardware
+        if file.exists():
+            found = HardwareTable.of(read_hardware(file))
+            if found.sizes[0] <= low and found.sizes[-1] >= high:
+                self.table = found
+                return found
+        costs = {name: value for name, value in self.question.options.items() if name in OPTIONS}
+        configs = [config_of_size({**costs, "averaging": "ema"}, size) for size in sizes]
+        self.talk.note(f"an update's time, batch {sizes[0]:,} to {sizes[-1]:,}")
+        rows, settled = measure_sizes(configs, self.surroundings, REPEATS, self.talk.note)
+        write_hardware(file, rows, about(self.settings, settled, repeats=REPEATS))
+        self.table = HardwareTable.of(rows)
+        return self.table
+
+    def check_tables(self, tables: Mapping[str, "HardwareTable"], workers: tuple[int, ...]) -> None:
+        """UsageError where a table lacks a batch size that a candidate has."""
+        from bsexp.analysis.hardware import modelled_seconds
+
+        low, high = self._extremes()
+        for table in tables.values():
+            for number in workers:
+                modelled_seconds(table, {low: 1.0, high: 1.0}, number)
+
+    # -- how long it takes
+
+    def seconds(self, trial: Trial) -> float:
+        """What one seed of a trial takes, about."""
+        from bsexp.analysis.hardware import modelled_seconds
+
+        assert self.table is not None
+        return ON_TOP * modelled_seconds(self.table, self.question.updates(trial.config, trial.share)).value
+
+    def seconds_of(self, config: RunConfig) -> float:
+        """What a run takes, about."""
+        return self.seconds(Trial(ENDING, "", 0.0, config))
+
+    @property
+    def _time_left(self) -> float:
+        """Seconds that are left of the minutes, over all calls."""
+        spent = self._stored().get("seconds", 0.0)
+        return 60 * float(self.values.get("minutes", OPTIONS["minutes"].default)) - float(spent)
+
+    def _cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
+        """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
+        made = {key_of(row) for row in self.kept.rows}
+        total = 0.0
+        for seed in seeds:
+            missing = [trial for trial in trials if trial.key(seed) not in made]
+            if missing:
+                trunk = self.question.run("fixed-small", missing[0].config.lr)
+                end = max(trial.share for trial in missing)
+                total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
+        return total
+
+    def prepare(self, lr: float | None) -> None:
+        """Say how long the first two seeds take; UsageError where that is longer than was allowed."""
+        question = self.question
+        rate = lr if lr is not None else question.default_lr
+        growths = [replace(growth, lr_rule="none") for growth in self._places()]
+        trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
+        needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
+        if lr is None:
+            needed += len(FIRST) * sum(map(self.seconds, question.rates([rate] * len(FACTORS))))
+        if self.kept.rows:
+            # It was allowed before.
+            return
+        if needed > self._time_left:
+            epochs = question.run("fixed-small").epochs
+            which = f"{self._time_left / 60:g}, where trials take about {math.ceil(needed / 60)} minutes here"
+            cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
+            raise UsageError("--minutes", which, cure)
+        self.talk.note(f"two seeds take about {duration(needed)}, {self.jobs} at a time")
+
+    # -- (b) the rate
+
+    def find_rate(self) -> float:
+        """The learning rate for the first batch: short runs at rates around what a range test suggests."""
+        from bsexp.analysis.advice import best_rate
+
+        kept = self.kept
+        middle = self._stored().get("first_rate")
+        if middle is None:
+            middle = self._climb()
+            self.begin(first_rate=middle)
+        rates = [_rounded(middle * factor) for factor in FACTORS]
+        for _ in range(EXTENSIONS + 1):
+            self.make(rates[0], self.question.rates(rates), FIRST)
+            rows = [row for row in kept.rows if row.stage == RATE and row.lr in rates]
+            best = best_rate(rows, self.metric)
+            if best is None:
+                which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
+                raise UsageError("learning rate", which, "give one: --lr")
+            if best == max(rates):
+                rates.append(_rounded(best * STEP))
+            elif best == min(rates):
+                rates.insert(0, _rounded(best / STEP))
+            else:
+                break
+        else:
+            rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
+            self.talk.warn(
+                f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})"
+            )
+        assert best is not None
+        self.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
+        return best
+
+    def _climb(self) -> float:
+        """Where a range test says that the rate might be; the data set's own where it says nothing."""
+        from bsexp.analysis.range_test import judge_ramp
+        from bsexp.sweep.apart import in_a_process
+
+        question = self.question
+        low, high = RAMP_UPDATES
+        updates = min(high, max(low, round(RAMP_SHARE * question.total_samples / question.batch_size)))
+        options = {**question.options, "schedule": "fixed-small", "parameters": {}}
+        config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
+        self.talk.note(f"range test of the learning rate, {updates:,} updates")
+        rows = in_a_process(_ramp, config.model_dump(), self.surroundings, which="range test", cure="give --lr")
+        total = config.total_samples(question.num_train)
+        return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr
+
+    # -- (c) to (e): branches and candidates
+
+    def try_batches(self, lr: float) -> "list[Local]":
+        """The local critical batches; what goes on from the trunk at its end is made beside them."""
+        from bsexp.analysis.advice import local_critical
+
+        question = self.question
+        self.make(lr, [*question.branches(lr), *question.endings(lr)], FIRST)
+        wanted = {trial.key(seed) for trial in question.branches(lr) for seed in FIRST}
+        return local_critical([row for row in self.kept.rows if row.stage == BRANCH and key_of(row) in wanted])
+
+    def _places(self) -> list[Growth]:
+        """Where and to what the batch may grow, with any rule."""
+        return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
+
+    def try_growth(self, lr: float, points: "Sequence[Local]") -> None:
+        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others."""
+        from bsexp.analysis.advice import rule_for
+
+        question = self.question
+        first = []
+        for place in self._places():
+            rule = rule_for(points, place.share, place.multiplier * question.batch_size)
+            if rule is not None:
+                first.append(replace(place, lr_rule=rule))
+        self.make(lr, question.grown(lr, first), FIRST)
+        others = question.grown(lr, [replace(place, lr_rule=rule) for place in self._places() for rule in RULES])
+        cost = self._cost(others, FIRST)
+        if cost and cost <= self._time_left:
+            self.talk.note(f"other rates for larger batches: about {duration(cost)}")
+            self.make(lr, others, FIRST)
+
+    def growths(self, lr: float) -> list[Growth]:
+        """All growth that was tried at the rate `lr`."""
+        made = {key_of(row) for row in self.kept.rows}
+        every = [replace(place, lr_rule=rule) for place in self._places() for rule in RULES]
+        return [
+            growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
+        ]
+
+    def judged(self, lr: float) -> "Judgement | None":
+        """What the trials say so far."""
+        from bsexp.analysis.advice import judge
+
+        arms = self.question.candidates(lr, self.growths(lr))
+        configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
+        rows = [row for row in self.kept.rows if row.stage == ENDING and (row.arm, row.batch_size, row.lr) in configs]
+        return judge(rows, list(arms), self.metric, self.tolerance)
+
+    def add_seeds(self, lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
+        """More seeds, one after another, of what the advice hangs on, as long as it does and there is time."""
+        question = self.question
+        configs = question.candidates(lr, self.growths(lr))
+        times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
+        for seed in range(FEWEST_SEEDS, MOST_SEEDS):
+            judged = self.judged(lr)
+            arms = set() if judged is None else _contenders(judged, times)
+            every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
+            trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
+            cost = self._cost(trials, [seed])
+            made = any(row.seed == seed and row.stage == ENDING for row in self.kept.rows)
+            if not arms or (cost > self._time_left and not made):
+                break
+            if cost:
+                self.talk.note(f"seed {seed}, {', '.join(sorted(arms))}: about {duration(cost)}")
+                self.make(lr, trials, [seed])
+
+    # -- making them
+
+    def _stored(self) -> dict[str, Any]:
+        stored = about_table(self.place.trials)
+        return read_json(stored) if stored.exists() else {}
+
+    def begin(self, **more: Any) -> None:
+        """Write down what trials are made with."""
+        self.kept.begin({**self._stored(), **describe_machine(), **more})
+
+    def make(self, lr: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
+        """Make those of `trials` that are missing, with how much of them is done shown."""
+        cost = self._cost(trials, seeds)
+        if not cost:
+            return
+        surroundings = self.surroundings
+        if surroundings.threads is None and not on_gpu(surroundings.device):
+            surroundings = replace(surroundings, threads=1)
+        self.begin()
+        making = Making(WHAT, surroundings, None, self.trunks)
+        began, done = time.monotonic(), 0.0
+        try:
+            with Meter(self.talk, WHAT, cost).shown() as meter:
+
+                def keep(row: TrialRow, trial: Trial) -> None:
+                    nonlocal done
+                    self.kept.keep(row)
+                    done += self.seconds(trial)
+                    meter.move(min(done, cost), _named(row))
+
+                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, meter.line)
+        finally:
+            self.begin(seconds=round(self._stored().get("seconds", 0.0) + time.monotonic() - began, 1))
+
+
+def _ratios(
+    updates: Mapping[str, Any], tables: "Sequence[HardwareTable]", workers: Sequence[int]
+) -> list[dict[str, float]]:
+    """By machine, each candidate's time over that of decay."""
+    from bsexp.analysis.hardware import time_ratio
+
+    return [
+        {arm: time_ratio(table, made, updates[DECAY], number).value for arm, made in updates.items()}
+        for table in tables
+        for number in workers
+    ]
+
+
+def _contenders(judged: "Judgement", times: Sequence[Mapping[str, float]]) -> set[str]:
+    """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
+    hangs on more seeds.
+    """
+    found: set[str] = set()
+    within = [each.arm for each in judged.candidates if each.word == "within"]
+    unclear = [
+        each.arm
+        for each in judged.candidates
+        if each.word == "unclear"
+        and each.arm != CONSTANT
+        and each.worse is not None
+        and (judged.margin is None or each.worse.mean <= judged.margin)
+    ]
+    for ratios in times:
+        best = min([DECAY, *within], key=lambda arm: ratios[arm])
+        faster = sorted((arm for arm in unclear if ratios[arm] < ratios[best]), key=lambda arm: ratios[arm])
+        if faster:
+            found |= {best, *faster[:CONTENDERS]}
+    return found
+
+
+def _named(row: TrialRow) -> str:
+    if row.stage == RATE:
+        return f"lr {row.lr:g}"
+    return f"batch {row.batch_size:,} at {100 * row.share:g} %" if row.stage == BRANCH else row.arm
+
+
+def _rounded(rate: float) -> float:
+    """Two digits: a rate isn't known better, and shall be the same when it is read again."""
+    return float(f"{rate:.2g}")
+
+
+def _ramp(config: dict[str, Any], surroundings: Surroundings) -> list[Any]:
+    from bsexp.analysis.range_test import half_life
+    from bsexp.config import RunConfig
+    from bsexp.data.sources import load_images
+    from bsexp.data.splits import prepare
+    from bsexp.engine.ramp import climb
+
+    surroundings.settle()
+    run = RunConfig(**config)
+    data = prepare(run, load_images(run.dataset, run.image_size))
+    total = run.total_samples(len(data.train))
+    return climb(run, half_life=half_life(total), data=data, device=surroundings.device)
