@@ -72,6 +72,8 @@ def unit_for(kind: str, outcome: str) -> Unit:
         return Unit(1.0, 4, "")
     if "accuracy" in outcome or outcome in SHARES:
         return Unit(100.0, 2, "points")
+    if "seconds" in outcome:
+        return Unit(1.0, 2, "seconds")
     return Unit(1.0, 4, "nats" if "loss" in outcome or outcome == "barrier" else "")
 
 
