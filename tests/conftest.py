@@ -37,13 +37,15 @@ def digits() -> Images:
 def bsexp(tmp_path: Path) -> Bsexp:
     """Runs the real program in a temporary folder: bsexp("run", "fixed-small", ...)."""
 
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
     def run(
         *arguments: str, cwd: Path = tmp_path, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bsexp", *arguments],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

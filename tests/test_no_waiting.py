@@ -4,6 +4,7 @@ The one rule: on a CPU the operations that would make a GPU wait are refused as 
 refuses them.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,8 +51,11 @@ class Refusing(TorchDispatchMode):
 def cuda_refuses() -> Iterator[None]:
     """torch's own watch: whatever makes the host wait raises."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            # That it doesn't see all that waits.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
