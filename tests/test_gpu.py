@@ -49,7 +49,7 @@ def ended(run: Training) -> Training:
 
 @pytest.fixture
 def exact() -> Any:
-    """Deterministic kernels only, as `--deterministic` has it; what they cost in memory must be set before cuBLAS is."""
+    """Deterministic kernels only, as `--deterministic` has it."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -117,7 +117,14 @@ def test_dropout_and_augmentation_go_on_where_they_were(digits: Images, exact: N
 
 
 def test_a_batch_too_large_for_the_memory_is_run_in_parts(digits: Images) -> None:
-    options: dict[str, Any] = {"schedule": "fixed-small", "parameters": {}, "batch_size": 600, "max_batch": 600, "dropout": 0.0, "lr": 0.1}
+    options: dict[str, Any] = {
+        "schedule": "fixed-small",
+        "parameters": {},
+        "batch_size": 600,
+        "max_batch": 600,
+        "dropout": 0.0,
+        "lr": 0.1,
+    }
     whole = ended(training(digits, **options))
     assert whole.outcome is not None
     assert whole.outcome.peak_memory_bytes is not None
@@ -151,7 +158,17 @@ def test_a_closed_loop_goes_on_to_the_same_bytes(digits: Images, policy: str, ex
 
 def test_a_killed_run_is_continued_to_the_bytes_of_a_whole_one(tmp_path: Path) -> None:
     words = ("run", "growing-batch", "--model", "cnn-small", "--epochs", "60", "--max-batch", "200", "--quiet")
-    command = [sys.executable, "-m", "bsexp", *words, "--device", "cuda", "--deterministic", "--checkpoint-seconds", "0.5"]
+    command = [
+        sys.executable,
+        "-m",
+        "bsexp",
+        *words,
+        "--device",
+        "cuda",
+        "--deterministic",
+        "--checkpoint-seconds",
+        "0.5",
+    ]
 
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -262,7 +279,9 @@ def test_sharpness_signals_and_rates_are_found_on_a_gpu(bsexp: Bsexp, tmp_path: 
     found = bsexp("inspect", "results/runs", "--device", "cuda", "--json")
     assert found.returncode == 0, found.stderr
     assert '"sharpness"' in found.stdout
-    gradient = bsexp("measure", "--only", "gradient", "--batch-sizes", "1,32", "--train-size", "300", "--device", "cuda")
+    gradient = bsexp(
+        "measure", "--only", "gradient", "--batch-sizes", "1,32", "--train-size", "300", "--device", "cuda"
+    )
     assert gradient.returncode == 0, gradient.stderr
     rate = bsexp("find-lr", "--updates", "300", "--device", "cuda", "--json")
     assert rate.returncode == 0, rate.stderr

@@ -3,7 +3,6 @@
 The one rule: only finished runs are drawn, and a mean is taken only at points of the budget that all its seeds have.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from bsexp.report.drawing import End, label_ends, set_scale, style
 from bsexp.report.groups import Group
 
 CLOCKS = (("epoch", "samples seen (epochs{})"), ("step", "updates"), ("train_seconds", "training time (s)"))
-VECTORS = 120
 LOG_SPAN = 4.0
 
 
@@ -29,6 +27,11 @@ class Curve:
     x: np.ndarray
     values: np.ndarray
 
+    def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and both ends of its interval at each point, (points,) each; of a single run all are its values."""
+        mean, low, high = mean_band(self.values[:, :, 1])
+        return mean, mean if low is None else low, mean if high is None else high
+
     def after_start(self) -> "Curve":
         """Without the points at x = 0."""
         kept = (self.values[:, :, 0] > 0).all(axis=0)
@@ -38,7 +41,8 @@ class Curve:
 def curves(group: Group, averaged: bool = False) -> Figure | None:
     """Loss and accuracy against samples, updates and training seconds.
 
-    Each finished run is a thin line, each arm's mean a bold one with its pointwise 95 % t-interval. Row k of evals.csv
+    Each finished run is a thin line where there aren't too many, each arm's mean a bold one with its pointwise 95 %
+    t-interval. Row k of evals.csv
     is the same point of the budget in every seed; its x is the mean over seeds. `averaged`: those of the averaged
     weights; None where they were not measured.
     """
@@ -60,9 +64,10 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
         for row in range(len(names)):
             for column, (clock, title) in enumerate(CLOCKS):
                 scales = np.array([1.0, 100.0 if row else 1.0])
-                drawn = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]
+                found = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]
                 grid[row, column].set_xlabel(title.format(_epoch(evals)))
-                _draw_curves(grid[row, column], group, [curve for curve in drawn if curve is not None], clock)
+                drawn = [curve for curve in found if curve is not None]
+                _draw_curves(grid[row, column], group, drawn, clock, lines=group.draws_seeds)
             grid[row, 0].set_title(_panel_title(group, row, averaged))
         return figure
 
@@ -93,42 +98,41 @@ def _curve(label: str, values: np.ndarray) -> Curve | None:
     return Curve(label, values[:, :, 0].mean(axis=0), values) if values.shape[1] else None
 
 
-def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str) -> None:
+def _draw_curves(axes: Axes, group: Group, drawn: list[Curve], clock: str, lines: bool) -> None:
     if not drawn:
         return
-    if _limits(axes, drawn, clock):
+    if _limits(axes, drawn, clock, lines):
         # A logarithmic axis has no 0: a line from there would be drawn flat over updates nobody looked at.
         drawn = [curve.after_start() for curve in drawn]
-    total = sum(len(curve.values) for curve in drawn)
     shade = min(0.15, 0.9 / len(drawn))
-    alpha = min(0.45, max(0.05, 8 / total))
+    alpha = min(0.45, max(0.05, 8 / sum(len(curve.values) for curve in drawn)))
     ends = []
     for curve in drawn:
         looks = group.looks[curve.label]
-        mean, low, high = mean_band(curve.values[:, :, 1])
-        if low is not None and high is not None:
-            lines = LineCollection(list(curve.values), colors=looks.color, linewidths=0.6, alpha=alpha, zorder=2)
-            # Hundreds of lines as vectors make a file that no browser likes.
-            lines.set_rasterized(total > VECTORS)
-            axes.add_collection(lines, autolim=False)
+        mean, low, high = curve.band()
+        if len(curve.values) > 1:
+            if lines:
+                each = LineCollection(list(curve.values), colors=looks.color, linewidths=0.6, alpha=alpha, zorder=2)
+                axes.add_collection(each, autolim=False)
             axes.fill_between(curve.x, low, high, color=looks.color, alpha=shade, linewidth=0, zorder=3)
         axes.plot(curve.x, mean, color=looks.color, linestyle=looks.dashes, linewidth=1.9, zorder=4)
         ends.append(End(float(curve.x[-1]), float(mean[-1]), curve.label, looks))
     label_ends(axes, ends)
 
 
-def _limits(axes: Axes, drawn: list[Curve], clock: str) -> bool:
+def _limits(axes: Axes, drawn: list[Curve], clock: str, lines: bool) -> bool:
     """Set both axes; whether x is logarithmic.
 
     The y axis leaves out the first third of the evaluations, a steep fall that would flatten all that follows.
     """
-    late: Callable[[Curve], np.ndarray] = lambda curve: curve.values[:, len(curve.x) // 3 :, 1]  # noqa: E731
-    low = min(float(late(curve).min()) for curve in drawn)
-    high = max(float(late(curve).max()) for curve in drawn)
+    seen = [curve.values[:, :, 1] if lines else np.stack(curve.band()) for curve in drawn]
+    late = [values[:, values.shape[1] // 3 :] for values in seen]
+    low = min(float(values.min()) for values in late)
+    high = max(float(values.max()) for values in late)
     pad = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.02
     set_scale(axes, "y", "linear", low - pad, high + pad)
-    # The slowest seed has its place too, and does not run on under the names.
-    lasts = [float(curve.values[:, -1, 0].max()) for curve in drawn]
+    # A slow seed that is drawn has its place too, and does not run on under the names.
+    lasts = [float(curve.values[:, -1, 0].max() if lines else curve.x[-1]) for curve in drawn]
     firsts = [float(curve.x[curve.x > 0][0]) for curve in drawn if (curve.x > 0).any()]
     if clock != "epoch" and firsts and min(lasts) > 0 and max(lasts) / min(lasts) > LOG_SPAN:
         # Before that nothing is inside the y limits.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bsexp.store.tables import Results
 
 TELLING = ("schedule", "lr", "batch_size", "max_batch", "epochs")
+# Above so many runs their own curves hide the means, and make files that no browser likes.
+MOST_LINES = 60
 SHORT = {"batch_size": "B", "max_batch": "max B", "schedule": "", "lr": "lr", "epochs": "epochs"}
 
 
@@ -46,6 +48,11 @@ class Group:
     def finished(self) -> pd.DataFrame:
         """The runs that trained to their end and learned; nothing else is averaged."""
         return self.runs[self.runs["status"] == "finished"]
+
+    @property
+    def draws_seeds(self) -> bool:
+        """Whether each run has a curve of its own beside its arm's mean."""
+        return len(self.finished) <= MOST_LINES
 
     def mishaps(self, label: str) -> str:
         """How many runs of an arm are not in the means, as `2 of 6 diverged`; empty where all finished."""

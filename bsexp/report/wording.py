@@ -209,14 +209,13 @@ def picture(group: Group, name: str, stem: str) -> Picture:
     ending = "_ema" if averaged else ""
     last = _listed(group, f"{group.split}_accuracy{ending}", f"{group.split}_loss{ending}")
     what = "loss and accuracy" + (" of averaged weights" if averaged else "")
+    lines = "Thin lines are seeds, bold lines means" if group.draws_seeds else "Lines are means over seeds"
     return Picture(
         stem,
         "Learning curves" + (", averaged weights" if averaged else ""),
         f"{split.capitalize()} {what} against samples, updates and training time. At the end: {last}",
-        f"{split.capitalize()} split. Thin lines are seeds, bold lines means, bands 95 % t-intervals at each "
-        "point. The "
-        "steep beginning lies outside the panels. Updates and seconds are on a logarithmic axis where arms "
-        "differ much.",
+        f"{split.capitalize()} split. {lines}, bands 95 % t-intervals at each point. The steep beginning lies outside "
+        "the panels. Updates and seconds are on a logarithmic axis where arms differ much.",
     )
 
 
