@@ -1,6 +1,7 @@
 """Which workers a sweep starts. A GPU is only counted here, never used, so counting it stands in for having it."""
 
 import pytest
+import torch
 
 from bsexp.errors import SetupError, UsageError
 from bsexp.sweep import devices
@@ -55,3 +56,12 @@ def test_beginnings_are_shared_where_every_run_would_have_made_the_same_bytes(ma
     assert shares_exactly(["cuda:0"], deterministic=True, compiled=False)
     # Arms are compiled for other sizes, and round otherwise, whatever the kernels.
     assert not shares_exactly(["cpu"], deterministic=True, compiled=True)
+
+
+def test_torch_is_asked_where_there_is_any_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for sign in ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "C:/Windows/System32/nvcuda.dll"):
+        monkeypatch.setattr(devices, "glob", lambda pattern, sign=sign: [pattern] if pattern == sign else [])
+        assert devices.num_gpus() == 3
+    monkeypatch.setattr(devices, "glob", lambda pattern: [])
+    assert devices.num_gpus() == 0

@@ -11,10 +11,13 @@ from glob import glob
 from bsexp import catalog
 from bsexp.errors import SetupError, UsageError
 
+# Signs of a driver: NVIDIA's on Linux, that of Linux inside Windows, AMD's, NVIDIA's on Windows.
+DRIVERS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "C:/Windows/System32/nvcuda.dll")
+
 
 def num_gpus() -> int:
     """GPUs that torch can use."""
-    if not glob("/dev/nvidia[0-9]*"):
+    if not any(map(glob, DRIVERS)):
         return 0
     import torch
 
