@@ -9,7 +9,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -152,11 +152,12 @@ def set_scale(axes: Axes, which: str, kind: str, low: float, high: float) -> Non
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
-def label_ends(axes: Axes, ends: Sequence[End]) -> None:
+def label_ends(axes: Axes, ends: Sequence[End], names: Iterable[str] = ()) -> None:
     """Write each line's name at its end, in its colour; names are pushed apart where they would overlap.
 
     Widens the x axis so that the names stand inside the axes, right of the last end, and ends the axis line, its ticks
-    and grid where the data end. Limits and size of the axes must be final.
+    and grid where the data end. Limits and size of the axes must be final. `names`: those of all panels on this axis,
+    for which room is made in each, so that the panels stay aligned.
     """
     if not ends:
         return
@@ -169,7 +170,12 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     scale = renderer.points_to_pixels(1.0)
     # A leader shows the dashes that tell apart arms of one colour.
     reach = (16 if all(end.look.dashes[1] is None for end in ends) else 30) * scale
-    _make_room(axes, [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)], scale)
+    needs = [(end.x, size.width + reach) for end, size in zip(ends, sizes, strict=True)]
+    for name in set(names).difference(end.text for end in ends):
+        absent = axes.text(0, 0, short(name), fontsize=LABEL_SIZE)
+        needs.append((max(end.x for end in ends), absent.get_window_extent(renderer).width + reach))
+        absent.remove()
+    _make_room(axes, needs, scale)
     spots = axes.transData.transform([(end.x, end.y) for end in ends])
     box = axes.bbox
     gap = max(size.height for size in sizes) * 1.02

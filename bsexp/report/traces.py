@@ -88,7 +88,7 @@ def _panel(axes: Axes, group: Group, traces: dict[str, pd.DataFrame], column: st
         seen = np.flatnonzero(np.isfinite(heights))
         if len(seen):
             ends.append(End(float(line[-1, 0]), float(heights[seen[-1]]), label, looks))
-    label_ends(axes, ends)
+    label_ends(axes, ends, traces)
 
 
 def _in_steps(values: np.ndarray) -> bool:
