@@ -48,6 +48,8 @@ ARGUMENTS: dict[str, tuple[str, str, bool]] = {
     "doctor": ("", "", False),
 }
 
+# Commands that keep what they have when they are ended from outside; so does `measure --critical`.
+GOING_ON = ("run", "sweep", "worker", "advise")
 HELP = {
     "run": "Train one run, log it, print its summary and where the files are.",
     "sweep": "Make a grid of runs: arms x learning rates x seeds; what is finished is not made again.",
@@ -178,9 +180,12 @@ def run_cli(arguments: list[str]) -> int:
         # How Typer ends where its help goes to a closed pipe.
         return 0 if isinstance(error.__context__, BrokenPipeError) else _failed(error, False)
     except KeyboardInterrupt:
-        error_line("interrupted; run the same command again to go on")
+        error_line(f"interrupted; {_again(arguments)}")
         return 130
     except BaseException as error:
+        if type(error).__name__ == "Stopped":
+            error_line(f"stopped by {error}; {_again(arguments)}")
+            return getattr(error, "exit_code", 1)
         return _failed(error, "--debug" in arguments or bool(os.environ.get(OPTIONS["debug"].environment)))
     finally:
         end_streams()
@@ -196,6 +201,12 @@ def _invoke(arguments: list[str]) -> object:
     return group.main(args=arguments, prog_name="bsexp", standalone_mode=False)
 
 
+def _again(arguments: list[str]) -> str:
+    """What to do after an end from outside: some commands keep what they have."""
+    goes_on = bool(arguments) and (arguments[0] in GOING_ON or "--critical" in arguments)
+    return "run the same command again" + " to go on" * goes_on
+
+
 def _failed(error: BaseException, debug: bool) -> int:
     """One line and an exit code for what ended the program."""
     if isinstance(error, BsexpError):
@@ -207,7 +218,7 @@ def _failed(error: BaseException, debug: bool) -> int:
         code = getattr(error, "exit_code", getattr(error, "code", 0))
         return code if isinstance(code, int) else 1
     if isinstance(error, typer.Abort):
-        error_line("interrupted; run the same command again to go on")
+        error_line("interrupted; run the same command again")
         return 130
     if hasattr(error, "format_message"):
         message = error.format_message()
@@ -218,9 +229,6 @@ def _failed(error: BaseException, debug: bool) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error_line(f"{error.filename or 'output'}: {error.strerror}; free some space and run the same command again")
         return 5
-    if type(error).__name__ == "Stopped":
-        error_line(f"stopped by {error}; run the same command again to go on")
-        return getattr(error, "exit_code", 1)
     if debug:
         raise error
     error_line(f"a bug of ours: {type(error).__name__}: {error}; run it with --debug and report it")

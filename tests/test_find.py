@@ -456,7 +456,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         (["find-batch", "--batch-sizes", "1,2,4,8", "--threads", "1"], lambda line: "samples/s" in line),
     ):
         words = interrupted(tmp_path, arguments, begun)
-        assert words == "bsexp: stopped by SIGINT; run the same command again to go on\n"
+        assert words == "bsexp: stopped by SIGINT; run the same command again\n"
         assert not (tmp_path / "results").exists()
 
 
