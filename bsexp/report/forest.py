@@ -16,7 +16,7 @@ from bsexp.report.palette import ALARM, FAINT, INK
 from bsexp.report.verdicts import difference_text, size_of, unit_of
 from bsexp.report.wording import Picture
 
-ROW, WRAP = 0.78, 46
+ROW, WRAP = 0.78, 54
 COLORS = {"supported": "#00664A", "refuted": ALARM, "inconclusive": FAINT, "exploratory": FAINT}
 MARGIN_SHADE = "#DCE9F2"
 
@@ -72,8 +72,8 @@ def _panel(axes: Axes, title: str, members: list[tuple[int, Judged]]) -> None:
             axes.fill_between([-margin, margin], place - 0.36, place + 0.36, color=MARGIN_SHADE, linewidth=0, zorder=1)
         axes.hlines(place, low, high, color=color, linewidth=2.6, zorder=3)
         axes.plot(point, place, marker="D", markersize=7, color=color, markeredgecolor="white", zorder=4)
-        text = textwrap.shorten(f"{number}. {judged.declared.text}", 2 * WRAP, placeholder=" …")
-        axes.text(-0.03, place, textwrap.fill(text, WRAP), transform=across, ha="right", va="center", fontsize=9.5)
+        text = textwrap.fill(f"{number}. {judged.declared.text}", WRAP, max_lines=3, placeholder=" …")
+        axes.text(-0.03, place, text, transform=across, ha="right", va="center", fontsize=9.5)
         claimed = f"{judged.declared.claim.word}: {verdict.text}"
         axes.text(
             1.02,
