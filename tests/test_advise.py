@@ -4,11 +4,14 @@ import json
 import math
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from bsexp.analysis.advice import (
     Candidate,
@@ -23,6 +26,7 @@ from bsexp.analysis.advice import (
 )
 from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.paired import Estimate
+from bsexp.commands.advice import snippet
 from bsexp.commands.trying import _contenders
 from bsexp.errors import UsageError
 from bsexp.records import HardwareRow, TrialRow
@@ -285,6 +289,36 @@ def test_every_candidate_begins_as_the_trunk_does_and_ends_with_its_budget() -> 
     # The rate of decay begins to fall after .8 of the budget, whatever the warm-up.
     falls = next(update for update in plans["decay"] if update.samples > 0.8 * 2400)
     assert falls.lr < 0.05 == pytest.approx(plans["decay"][len(trunk) * 8 // 10 - 2].lr)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "adamw"}, {"reference_batch": 64, "lr_scaling": "sqrt"}, {"max_batch": 40, "momentum": 0.8}],
+    ids=["plain", "adamw", "a rate for another batch", "a low cap"],
+)
+def test_the_lines_for_a_loop_of_ones_own_train_as_the_candidate_does(options: dict[str, Any]) -> None:
+    asked = question(warmup_epochs=0.2, **options)
+    growths = [Growth(0.0, 4, "sqrt"), Growth(0.2, 4, "linear"), Growth(0.5, 16, "none")]
+    configs = asked.candidates(0.05, growths)
+    assert len(configs) >= 7
+    for arm, config in configs.items():
+        data = TensorDataset(torch.zeros(600, 1), torch.zeros(600))
+        layer = torch.nn.Linear(1, 1)
+        sgd = partial(torch.optim.SGD, momentum=options.get("momentum", 0.9))
+        kinds: dict[str, Any] = {"sgd": sgd, "adamw": torch.optim.AdamW}
+        optimizer = kinds[config.optimizer](layer.parameters(), lr=1.0)
+        names: dict[str, Any] = {"data": data, "optimizer": optimizer, "DataLoader": DataLoader}
+        exec(snippet(config), names)  # as somebody would who pastes it
+        made = []
+        while not names["sampler"].clock.finished:
+            for images, labels in names["loader"]:
+                optimizer.zero_grad()
+                layer(images).sum().backward()
+                made.append((len(labels), optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+                names["rates"].step(len(labels))
+        planned = simulate(config.build_schedule(), total_samples=2400, num_train=600)
+        assert made == [(update.batch_size, pytest.approx(update.lr)) for update in planned], arm
 
 
 @pytest.mark.parametrize(

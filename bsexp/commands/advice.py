@@ -158,13 +158,25 @@ def _candidates(
     return found
 
 
+# What else of a run decides about its batch sizes and rates.
+STEERING = (
+    "max_batch",
+    "reference_batch",
+    "lr_scaling",
+    "warmup_epochs",
+    "momentum",
+    "optimizer",
+    "weight_decay_clock",
+)
+
+
 def snippet(config: RunConfig) -> str:
     """Lines for a training loop of one's own: see README, Taking it home."""
     settings: dict[str, Any] = {"schedule": config.schedule}
     settings["parameters"] = {name: _listed(value) for name, value in config.parameters.items() if value is not None}
     settings |= {name: getattr(config, name) for name in ("epochs", "batch_size", "lr")}
-    plain = RunConfig.model_validate({"schedule": config.schedule, "parameters": config.parameters})
-    for name in ("max_batch", "warmup_epochs", "momentum", "optimizer", "weight_decay_clock"):
+    plain = RunConfig.model_validate(settings)
+    for name in STEERING:
         if getattr(config, name) != getattr(plain, name):
             settings[name] = getattr(config, name)
     given = "".join(f"    {name}={value!r},\n" for name, value in settings.items())

@@ -181,7 +181,8 @@ class Question:
             "growing": self.run("growing-batch", lr, {"match": "wsd", **wsd}),
             "hybrid": self.run("hybrid", lr, {"shape": "wsd", **wsd}),
             "late-switch": self.run("late-switch", lr, {"switch": 1 - COOLDOWN}),
-            UNJUDGED: self.run("one-cycle", lr),
+            # A momentum that was given is nobody's to move.
+            UNJUDGED: self.run("one-cycle", lr, {"cycle_momentum": False} if "momentum" in self.options else {}),
         }
         found |= {self.arm_of(growth): self._grown(lr, growth) for growth in growths}
         return {arm: config for arm, config in found.items() if self._planned(config)}
