@@ -101,6 +101,8 @@ def arms_of(question: Question, advice: dict[str, Any]) -> dict[str, dict[str, A
             # The rate follows the grid's, by the rule.
             settings |= {"batch_size": config.batch_size, "reference_batch": question.batch_size}
             settings["lr_scaling"] = arm.rpartition("-")[2]
+        if config.max_batch != found[DECAY].max_batch:
+            settings["max_batch"] = config.max_batch
         arms[arm] = settings | {name: value for name, value in config.parameters.items() if value is not None}
     return arms
 
@@ -188,7 +190,7 @@ def _updates(question: Question, arms: dict[str, Any], lr: float) -> dict[str, A
     """The updates of each arm by batch size; they don't depend on the rate."""
     found = {}
     for arm, settings in arms.items():
-        own = ("batch_size", "reference_batch", "lr_scaling")
+        own = ("batch_size", "reference_batch", "lr_scaling", "max_batch")
         options = {name: settings[name] for name in own if name in settings}
         parameters = {name: value for name, value in settings.items() if name not in (*own, "schedule")}
         found[arm] = question.updates(question.run(settings["schedule"], lr, parameters, **options))

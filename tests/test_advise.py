@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -27,20 +28,26 @@ from bsexp.analysis.advice import (
 from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import snippet
+from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import _contenders
 from bsexp.errors import UsageError
-from bsexp.records import HardwareRow, TrialRow
+from bsexp.records import HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, saving
 from bsexp.schedules import simulate
+from bsexp.store.advised import alone
 from bsexp.store.hardware import write_hardware
 from bsexp.store.measured import read_trials
+from bsexp.store.paths import Experiment
+from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import Growth, Question
 from bsexp.sweep.branching import begins
-from bsexp.sweep.verifying import num_seeds
+from bsexp.sweep.experiment import read_experiment
+from bsexp.sweep.verifying import num_seeds, verification
 from tests.conftest import Bsexp
 from tests.test_figures import texts
 
 ARMS = ["decay", "constant", "growing"]
+COLUMN = columns(TrialRow).index("seed")
 
 
 def row(arm: str, seed: int, loss: float | None, **changes: Any) -> TrialRow:
@@ -329,7 +336,12 @@ def test_the_lines_for_a_loop_of_ones_own_train_as_the_candidate_does(options: d
             {"warmup_epochs": 1.0},
             "warmup_epochs: 1; it must have ended where the first branches begin, after 0.2 epochs",
         ),
-        ({"batch_size": 100}, "batch_size: 100 of 600 samples; it can't grow fourfold"),
+        ({"batch_size": 200, "epochs": 40.0}, "batch_size: 200 of 600 samples; it can't grow fourfold"),
+        (
+            {"max_batch": 20},
+            "batch_size: 8 of 600 samples, max_batch 20; it can't grow fourfold: use a smaller one, or raise --max-",
+        ),
+        ({"batch_size": 75, "epochs": 0.5}, "epochs: 0.5: 5 % of 300 samples hold no batch of 75; give more, or"),
     ],
 )
 def test_what_can_not_be_answered_is_refused(options: dict[str, Any], said: str) -> None:
@@ -345,6 +357,64 @@ def test_seeds_are_as_many_as_the_margin_needs() -> None:
     assert found is not None
     assert 8 < found < 40
     assert num_seeds(Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, 0.2, ()), 0.25, 1) is None
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.002, 0.03, 0.0314, 0.2])
+def test_the_experiment_that_would_settle_it_is_accepted_by_a_sweep(sd: float) -> None:
+    configs = question().candidates(0.05, [Growth(0.2, 4, "linear"), Growth(0.5, 16, "none")])
+    configs = {arm: configs[arm] for arm in ("decay", "constant", "grow-32-at-20-linear", "grow-128-at-50-none")}
+    judged = Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, sd, ())
+    document, enough = verification("mine", {"dataset": "digits", "batch_size": 8}, configs, judged, 0.25)
+    asked = read_experiment(tomllib.loads(tomli_w.dumps(document)), {}, "verify.toml", "mine")
+    assert enough == (sd != 0.2)
+    if enough:
+        check_power(asked, "verify.toml")
+    else:
+        with pytest.raises(UsageError, match="power"):
+            check_power(asked, "verify.toml")
+    # A batch that grows beyond a tenth of the data has the cap that it was tried with.
+    assert asked.arms["grow-128-at-50-none"]["max_batch"] == 128
+
+
+def test_whatever_may_be_tried_is_a_candidate_and_what_may_not_is_told() -> None:
+    asked = question()
+    growths = [Growth(share, multiplier, "none") for share in (0.0, 0.2, 0.5) for multiplier in (4, 16)]
+    assert len(asked.candidates(0.05, growths)) == 12
+    assert asked.left_out == {}
+    capped = question(max_batch=40)
+    assert "grow-32-at-20-none" in capped.candidates(0.05, [Growth(0.2, 4, "none")])
+    assert capped.multipliers == (4,)
+
+
+def test_the_state_kept_last_is_taken_unless_it_is_damaged(tmp_path: Path) -> None:
+    trunks = Trunks(tmp_path / "trunks")
+    assert trunks.latest("a" * 32, 100) is None
+    for samples in (8, 40, 100):
+        trunks.keep("a" * 32, samples, b"state %d" % samples)
+    trunks.keep("b" * 32, 60, b"another's")
+    assert trunks.latest("a" * 32, 99) == b"state 40"
+    assert trunks.latest("a" * 32, 100) == b"state 100"
+    damaged = next((tmp_path / "trunks").glob("a*-100.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"1")
+    assert trunks.latest("a" * 32, 100) == b"state 40"
+    assert trunks.latest("a" * 32, 7) is None
+
+
+def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
+    rows = endings()
+    for arm, difference in (("one", 0.08), ("two", -0.08), ("three", 0.0)):
+        # From .2 of the budget on: seeds differ by .08 and -.08, where orders of decay differ by .01.
+        rows += [row(arm, 0, 0.51 + difference, share=0.2), row(arm, 1, 0.61 - difference, share=0.2)]
+    judged = judge(rows, [*ARMS, "one", "two", "three"], "val_loss", 0.25)
+    assert judged is not None
+    known = {each.arm: each.worse for each in judged.candidates}
+    # Variances over the two seeds .0128, .0128 and 0: pooled .0256 / 3. With four degrees of freedom of that, and one of
+    # its own with 0, the spread of "three" is sqrt((4 (.0256 / 3 + .0001 / 3) + 0) / 5); t(5) at 95 % is 2.015.
+    spread = math.sqrt((4 * (0.0256 / 3 + 0.0001 / 3)) / 5)
+    assert known["three"] is not None
+    assert known["three"].high == pytest.approx(2.0150484 * spread / math.sqrt(2), rel=1e-6)
+    assert known["growing"] is not None
+    assert known["growing"].high < 0.1 * known["three"].high + 0.02
 
 
 # -- words and figure
@@ -401,12 +471,12 @@ QUICK = (
 )
 
 
-def put_table(folder: Path) -> None:
+def put_table(folder: Path, about: dict[str, Any] | None = None) -> None:
     sizes = [4, 8, 16, 32, 64, 128]
     rows = [
         HardwareRow("cpu", size, size, (size + 20) * 1e-5, 1e-7, size / ((size + 20) * 1e-5), None) for size in sizes
     ]
-    write_hardware(folder / "hardware.csv", rows, {})
+    write_hardware(folder / "hardware.csv", rows, about or {})
 
 
 def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Path) -> None:
@@ -419,7 +489,7 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
     document = json.loads(first.stdout)
     trials = (place / "trials.csv").read_bytes()
     files = {"advice.json", "advice.png", "advice.svg", "hardware.csv", "hardware.json", "trials.csv", "trials.json"}
-    assert files <= {path.name for path in place.iterdir()} <= {*files, "verify.toml"}
+    assert files <= {path.name for path in place.iterdir()} <= {*files, "verify.toml", ".advise.lock"}
     arms = [each["arm"] for each in document["candidates"]]
     assert arms[:6] == ["decay", "constant", "growing", "hybrid", "late-switch", "one-cycle"]
     assert document["candidates"][2]["times"][0]["ratio"]["value"] < 1
@@ -468,6 +538,18 @@ def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_
     again = bsexp("advise", *QUICK, "--minutes", "60", "--tolerance", "0.9", "--json")
     assert json.loads(again.stdout) | {"seconds": 0} == document | {"seconds": 0}
     assert len(read_trials(place / "trials.csv")) == len(rows)
+    # Killed in the last of its seeds, with the time used up: what was begun is made to its end, and nothing else.
+    whole = (place / "trials.csv").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    last = [line for line in lines if line.startswith(b"ending") and line.split(b",")[COLUMN] == b"%d" % max(seeds)]
+    assert len(last) > 2
+    (place / "trials.csv").write_bytes(b"".join(line for line in lines if line not in last[1:]))
+    about = json.loads((place / "trials.json").read_text())
+    (place / "trials.json").write_text(json.dumps({**about, "seconds": 3600.0}))
+    resumed = bsexp("advise", *QUICK, "--minutes", "60", "--tolerance", "0.9", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (place / "trials.csv").read_bytes() == whole
+    assert json.loads(resumed.stdout) | {"seconds": 0} == document | {"seconds": 0}
 
 
 @pytest.mark.parametrize(
@@ -499,6 +581,40 @@ def test_too_few_minutes_are_refused_before_anything_is_trained(bsexp: Bsexp, tm
     assert found.returncode == 2
     assert "--minutes: 0.001, where trials take about" in found.stderr
     assert not (place / "trials.csv").exists()
+
+
+def test_a_table_of_another_network_is_not_taken_for_this_ones(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place, {"model": "cnn-small"})
+    found = bsexp("advise", *QUICK, "--minutes", "0.001")
+    assert found.returncode == 2
+    assert "an update's time" in found.stderr
+    assert json.loads((place / "hardware.json").read_text())["model"] == "mlp"
+    again = bsexp("advise", *QUICK, "--minutes", "0.001")
+    assert "an update's time" not in again.stderr
+
+
+@pytest.mark.parametrize("command", [("advise", *QUICK), ("measure", "--critical")], ids=["advise", "critical"])
+def test_no_job_at_a_time_is_refused(bsexp: Bsexp, command: tuple[str, ...]) -> None:
+    found = bsexp(*command, "--jobs", "0", timeout=60)
+    assert (found.returncode, found.stderr) == (2, "bsexp: --jobs: 0; it plans sweeps alone; give 1 or more here\n")
+
+
+def test_one_folder_is_for_one_advice_at_a_time(bsexp: Bsexp, tmp_path: Path) -> None:
+    with alone(Experiment(tmp_path / "results" / "advise")):
+        found = bsexp("advise", *QUICK)
+    assert found.returncode == 5
+    assert "advise is being made by another process; wait for it, or choose another --name" in found.stderr
+
+
+def test_trials_without_what_they_were_made_with_are_left_alone(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    (place / "trials.csv").write_text("kept\n")
+    found = bsexp("advise", *QUICK)
+    assert found.returncode == 5
+    assert "lies there without trials.json; restore trials.json, or choose another --name" in found.stderr
+    assert (place / "trials.csv").read_text() == "kept\n"
 
 
 def test_a_table_that_lacks_a_size_is_refused_before_anything_is_trained(bsexp: Bsexp, tmp_path: Path) -> None:

@@ -188,11 +188,16 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
         math.isinf(cost) for arm in (DECAY, CONSTANT) for costs in ends[arm].values() for cost in costs
     ):
         return None
-    effect, _ = _difference(ends[CONSTANT], decay, ends[CONSTANT])
+    effect, _ = _difference(ends[CONSTANT], decay, _pooled(ends[CONSTANT]))
     margin = tolerance * effect.mean if effect.low is not None and effect.low > 0 else None
     judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, len(decay)), "reference")]
     judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
     spreads = []
+    begun = {row.arm: row.share for row in rows}
+    # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
+    # went its own way for longer differs more; how much is told by all that parted there, over seeds.
+    apart = {share: _apart([ends[arm] for arm in ends if begun.get(arm) == share], decay) for share in begun.values()}
+    apart[begun[DECAY]] = 0.0
     for arm, found in ends.items():
         if arm in (DECAY, CONSTANT):
             continue
@@ -201,8 +206,7 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
         elif any(math.isinf(cost) for costs in found.values() for cost in costs):
             judged.append(Candidate(arm, None, "diverged"))
         else:
-            # Nobody repeated it: one training of it is taken to differ from order to order as one of decay does.
-            worse, spread = _difference(found, decay, decay)
+            worse, spread = _difference(found, decay, max(_pooled(decay), apart[begun[arm]]))
             spreads.append(spread)
             judged.append(Candidate(arm, worse, _word(worse, margin)))
     repeated = min(map(len, decay.values()))
@@ -212,23 +216,36 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
 
 
 def _difference(
-    ends: Mapping[int, Sequence[float]], decay: Mapping[int, Sequence[float]], like: Mapping[int, Sequence[float]]
+    ends: Mapping[int, Sequence[float]], decay: Mapping[int, Sequence[float]], alone: float
 ) -> tuple[Estimate, float]:
     """The mean over seeds of how much worse than decay, with its interval, and the spread of that over seeds.
 
     The variance over n seeds has n - 1 degrees of freedom, which alone says little. It is steadied by what the orders
-    of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027); `like` was
-    repeated in several orders, and ends as uncertainly as `ends` do.
+    of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027); `alone` is
+    the standard deviation of one training of `ends` from order to order.
     """
     values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
     num = len(values)
-    expected = _pooled(like) ** 2 / min(map(len, ends.values())) + _pooled(decay) ** 2 / min(map(len, decay.values()))
+    expected = alone**2 / min(map(len, ends.values())) + _pooled(decay) ** 2 / min(map(len, decay.values()))
     own = variance(values) if num > 1 else 0.0
     freedom = STEADY + num - 1
     spread = math.sqrt((STEADY * expected + (num - 1) * own) / freedom)
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * spread / math.sqrt(num)
     mean = fmean(values)
     return Estimate(mean, mean - half, mean + half, num), spread
+
+
+def _apart(every: Sequence[Mapping[int, Sequence[float]]], decay: Mapping[int, Sequence[float]]) -> float:
+    """The standard deviation over seeds of how much worse than decay these end, pooled over all that diverged nowhere
+    and have two seeds at least; 0 where none has.
+    """
+    squares, freedom = 0.0, 0
+    for ends in every:
+        values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
+        if len(values) > 1 and all(map(math.isfinite, values)):
+            squares += variance(values) * (len(values) - 1)
+            freedom += len(values) - 1
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _pooled(ends: Mapping[int, Sequence[float]]) -> float:

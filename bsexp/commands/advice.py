@@ -210,7 +210,7 @@ def _verify(
     claimed = claimed[:VERIFIED] or [UNJUDGED]
     arms = {arm: configs[arm] for arm in (DECAY, CONSTANT, *claimed) if arm is not None}
     given = {name: value for name, value in job.question.options.items() if name != "averaging"}
-    document, enough = verification(given, arms, judged, tolerance)
+    document, enough = verification(f"{job.place.name}-verify", given, arms, judged, tolerance)
     first, _, last = document["run"]["seeds"].partition("-")
     seeds = int(last) - int(first) + 1
     seconds = seeds * sum(job.seconds_of(config) for config in arms.values())
@@ -247,6 +247,11 @@ def _show(
             rows.append([arm, *words, *(saving(machine.ratios[arm]) for machine in machines)])
         talk.table(columns, rows)
     talk.result(said, heading="advice: ")
+    for label, other in document["elsewhere"].items():
+        if other["arm"] != choice.arm:
+            talk.result(f"{label}: {other['arm'] or 'no recommendation'}: {other['why']}")
+    for arm, why in job.question.left_out.items():
+        talk.result(f"not among them: {arm} ({why})")
     if (sure := confidence(choice, judged)) != "":
         talk.result(sure)
     if judged:
@@ -256,11 +261,10 @@ def _show(
     if points:
         talk.result(f"critical batch: {critical_text(points)}")
     if verify := document["verify"]:
-        note = "" if verify["enough_seeds"] else ", whose seeds are still too few for a power of .8"
-        talk.result(
-            f"to settle it: bsexp sweep {verify['file']} ({verify['runs']} runs, about "
-            f"{duration(verify['seconds'])}{note})"
-        )
+        command, note = f"bsexp sweep {verify['file']}", ""
+        if not verify["enough_seeds"]:
+            command, note = f"{command} --underpowered", ", whose seeds are still too few for a power of .8"
+        talk.result(f"to settle it: {command} ({verify['runs']} runs, about {duration(verify['seconds'])}{note})")
     if document["recommendation"]:
         talk.result("", heading="in a loop of your own:")
         for line in document["recommendation"]["snippet"].splitlines():

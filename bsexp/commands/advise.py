@@ -12,6 +12,7 @@ from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.commands.machines import machine_of
 from bsexp.commands.measure import options_of, place_of, surroundings_of
 from bsexp.commands.trying import Job
+from bsexp.store.advised import alone
 from bsexp.sweep.advising import Question
 from bsexp.sweep.devices import default_model
 from bsexp.sweep.signals import StopSignals
@@ -33,8 +34,8 @@ def main(given: dict[str, Any]) -> int:
     machine = machine_of({name: values[name] for name in ("hardware",) if name in values})
     workers = tuple(sorted({1, *numbers_of(values.get("workers", "1"))}))
     place = place_of(values, "advise")
-    job = Job(question, place, surroundings, values, talk)
-    with StopSignals():
+    with StopSignals(), alone(place):
+        job = Job(question, place, surroundings, values, talk)
         here = job.measured(workers)
         tables = {"here": here}
         if machine:
@@ -44,10 +45,11 @@ def main(given: dict[str, Any]) -> int:
         job.check_tables(tables, workers)
         job.prepare(lr)
         rate = lr if lr is not None else job.find_rate()
+        job.allow(rate)
         points = job.try_batches(rate)
         job.try_growth(rate, points)
         job.add_seeds(rate, list(tables.values()), workers)
-    job.trunks.forget()
-    from bsexp.commands.advice import tell_advice
+        job.trunks.forget()
+        from bsexp.commands.advice import tell_advice
 
-    return tell_advice(job, rate, points, tables, workers, began)
+        return tell_advice(job, rate, points, tables, workers, began)

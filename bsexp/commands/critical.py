@@ -12,8 +12,9 @@ from bsexp.config import RunConfig, parse_values
 from bsexp.console import Talk
 from bsexp.options import OPTIONS
 from bsexp.store.measured import critical_branches
+from bsexp.sweep.branching import jobs_for
 from bsexp.sweep.critical import branches, make_branches, trunks
-from bsexp.sweep.devices import default_model, on_gpu, worker_devices
+from bsexp.sweep.devices import default_model, on_gpu
 from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.signals import StopSignals
 
@@ -30,7 +31,7 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     surroundings = surroundings_of(values)
     options.setdefault("model", default_model(options["dataset"], surroundings.device))
     configs = trunks(options, seeds)
-    jobs = len(worker_devices(surroundings.device, values.get("jobs")))
+    jobs = jobs_for(surroundings.device, values.get("jobs"))
     if surroundings.threads is None and not on_gpu(surroundings.device):
         surroundings = replace(surroundings, threads=1)
     place = place_of(values, "critical")

@@ -15,9 +15,9 @@ from bsexp.commands.measure import about
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk, duration
 from bsexp.errors import UsageError
-from bsexp.options import OPTIONS
+from bsexp.options import COST_FIELDS, OPTIONS
 from bsexp.records import TrialRow
-from bsexp.store.files import read_json
+from bsexp.store.files import plain, read_json
 from bsexp.store.hardware import read_hardware, write_hardware
 from bsexp.store.measured import Branches, trial_branches
 from bsexp.store.paths import Experiment, about_table
@@ -38,9 +38,9 @@ from bsexp.sweep.advising import (
     key_of,
     make_trials,
 )
-from bsexp.sweep.branching import Making
+from bsexp.sweep.branching import Making, jobs_for
 from bsexp.sweep.critical import RULES
-from bsexp.sweep.devices import on_gpu, worker_devices
+from bsexp.sweep.devices import num_cores, on_gpu
 from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
 from bsexp.sweep.ramps import ramp_config
@@ -81,10 +81,19 @@ class Job:
         if kind == "folder" and colon:
             settings["dataset"] = f"folder:{Path(path).name}"
         self.settings = settings
-        self.kept: Branches[TrialRow] = trial_branches(place.trials, {**settings, "lr": values.get("lr")})
+        # A rate is each trial's own, and another one may be asked for.
+        self.kept: Branches[TrialRow] = trial_branches(place.trials, settings)
         self.trunks = Trunks(place.trunks)
         self.table: HardwareTable | None = None
-        self.jobs = len(worker_devices(surroundings.device, values.get("jobs")))
+        # A trunk for each of the first seeds, and no more than these at a time.
+        self.jobs = min(jobs_for(surroundings.device, values.get("jobs")), len(FIRST))
+        self.trying = surroundings
+        self.pace = 1.0 / self.jobs
+        if surroundings.threads is None and not on_gpu(surroundings.device):
+            # Always as many, for the same bytes; the machine was measured with all cores.
+            cores = num_cores()
+            self.trying = replace(surroundings, threads=max(1, cores // len(FIRST)))
+            self.pace *= cores / max(1, cores // len(FIRST))
         self.metric = str(values.get("metric", OPTIONS["metric"].default))
         self.tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))
 
@@ -109,16 +118,20 @@ class Job:
             low = max(low, 2)
         sizes = sorted({low, high, *(2**k for k in range(1, 24) if low < 2**k < high)})
         file = self.place.hardware
+        asked = {name: self.settings[name] for name in COST_FIELDS if name in self.settings}
+        asked |= {"device_asked": self.surroundings.device, "threads_asked": self.surroundings.threads}
         if file.exists():
-            found = HardwareTable.of(read_hardware(file))
-            if found.sizes[0] <= low and found.sizes[-1] >= high:
-                self.table = found
-                return found
+            stored = read_json(about_table(file), "restore it") if about_table(file).exists() else {}
+            if all(stored.get(name, plain(value)) == plain(value) for name, value in asked.items()):
+                found = HardwareTable.of(read_hardware(file))
+                if found.sizes[0] <= low and found.sizes[-1] >= high:
+                    self.table = found
+                    return found
         costs = {name: value for name, value in self.question.options.items() if name in OPTIONS}
         configs = [config_of_size({**costs, "averaging": "ema"}, size) for size in sizes]
         self.talk.note(f"an update's time, batch {sizes[0]:,} to {sizes[-1]:,}")
         rows, settled = measure_sizes(configs, self.surroundings, REPEATS, self.talk.note)
-        write_hardware(file, rows, about(self.settings, settled, repeats=REPEATS))
+        write_hardware(file, rows, {**about(self.settings, settled, repeats=REPEATS), **asked})
         self.table = HardwareTable.of(rows)
         return self.table
 
@@ -138,17 +151,21 @@ class Job:
         from bsexp.analysis.hardware import modelled_seconds
 
         assert self.table is not None
-        return ON_TOP * modelled_seconds(self.table, self.question.updates(trial.config, trial.share)).value
+        seconds = modelled_seconds(self.table, self.question.updates(trial.config, trial.share)).value
+        return ON_TOP * self.pace * seconds
 
     def seconds_of(self, config: RunConfig) -> float:
-        """What a run takes, about."""
+        """What a run takes among the trials, about."""
         return self.seconds(Trial(ENDING, "", 0.0, config))
 
     @property
     def _time_left(self) -> float:
         """Seconds that are left of the minutes, over all calls."""
-        spent = self._stored().get("seconds", 0.0)
-        return 60 * float(self.values.get("minutes", OPTIONS["minutes"].default)) - float(spent)
+        return 60 * self._minutes - float(self._stored().get("seconds", 0.0))
+
+    @property
+    def _minutes(self) -> float:
+        return float(self.values.get("minutes", OPTIONS["minutes"].default))
 
     def _cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
         """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
@@ -160,7 +177,8 @@ class Job:
                 trunk = self.question.run("fixed-small", missing[0].config.lr)
                 end = max(trial.share for trial in missing)
                 total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
-        return total
+        # One seed is one trunk: nothing runs beside it.
+        return total * self.jobs / min(self.jobs, len(seeds)) if seeds else 0.0
 
     def prepare(self, lr: float | None) -> None:
         """Say how long the first two seeds take; UsageError where that is longer than was allowed."""
@@ -172,14 +190,30 @@ class Job:
         if lr is None:
             needed += len(FIRST) * sum(map(self.seconds, question.rates([rate] * len(FACTORS))))
         if self.kept.rows:
-            # It was allowed before.
+            # It was allowed before; a rate that is new is looked at when it is known.
             return
+        self._require(needed)
+        self.talk.note(f"two seeds take about {duration(needed)}, {self.jobs} at a time")
+
+    def allow(self, lr: float) -> None:
+        """Let two seeds at the rate `lr` be made. UsageError where it isn't the first rate and they take too long."""
+        allowed = self._stored().get("rates", [])
+        if lr in allowed:
+            return
+        if allowed:
+            question = self.question
+            growths = question.grown(lr, self._places())
+            self._require(self._cost([*question.branches(lr), *question.endings(lr), *growths], FIRST))
+        self.begin(rates=[*allowed, lr])
+
+    def _require(self, needed: float) -> None:
         if needed > self._time_left:
-            epochs = question.run("fixed-small").epochs
-            which = f"{self._time_left / 60:g}, where trials take about {math.ceil(needed / 60)} minutes here"
+            epochs = self.question.run("fixed-small").epochs
+            left, minutes = max(0.0, self._time_left) / 60, f"{self._minutes:g}"
+            given = minutes if left == self._minutes else f"{left:.3g} of {minutes} are left"
+            which = f"{given}, where trials take about {math.ceil(needed / 60)} minutes here"
             cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
-        self.talk.note(f"two seeds take about {duration(needed)}, {self.jobs} at a time")
 
     # -- (b) the rate
 
@@ -199,7 +233,7 @@ class Job:
             best = best_rate(rows, self.metric)
             if best is None:
                 which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
-                raise UsageError("learning rate", which, "give one: --lr")
+                raise UsageError("learning rate", which, "give a smaller one: --lr")
             if best == max(rates):
                 rates.append(_rounded(best * STEP))
             elif best == min(rates):
@@ -224,6 +258,8 @@ class Job:
         low, high = RAMP_UPDATES
         updates = min(high, max(low, round(RAMP_SHARE * question.total_samples / question.batch_size)))
         options = {**question.options, "schedule": "fixed-small", "parameters": {}}
+        # The ramp has none, and this one's budget may be shorter than it.
+        options.pop("warmup_epochs", None)
         config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
         self.talk.note(f"range test of the learning rate, {updates:,} updates")
         rows = in_a_process(_ramp, config.model_dump(), self.surroundings, which="range test", cure="give --lr")
@@ -258,7 +294,7 @@ class Job:
         self.make(lr, question.grown(lr, first), FIRST)
         others = question.grown(lr, [replace(place, lr_rule=rule) for place in self._places() for rule in RULES])
         cost = self._cost(others, FIRST)
-        if cost and cost <= self._time_left:
+        if cost and self._there_is_time(f"other rates at {lr:g}", cost):
             self.talk.note(f"other rates for larger batches: about {duration(cost)}")
             self.make(lr, others, FIRST)
 
@@ -270,28 +306,32 @@ class Job:
             growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
         ]
 
-    def judged(self, lr: float) -> "Judgement | None":
-        """What the trials say so far."""
+    def judged(self, lr: float, seeds: int = MOST_SEEDS) -> "Judgement | None":
+        """What the trials of the first `seeds` seeds say."""
         from bsexp.analysis.advice import judge
 
         arms = self.question.candidates(lr, self.growths(lr))
         configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
-        rows = [row for row in self.kept.rows if row.stage == ENDING and (row.arm, row.batch_size, row.lr) in configs]
+        ends = [row for row in self.kept.rows if row.stage == ENDING and row.seed < seeds]
+        rows = [row for row in ends if (row.arm, row.batch_size, row.lr) in configs]
         return judge(rows, list(arms), self.metric, self.tolerance)
 
     def add_seeds(self, lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
-        """More seeds, one after another, of what the advice hangs on, as long as it does and there is time."""
+        """More seeds, one after another, of what the advice hangs on, as long as it does and there is time.
+
+        What a seed is for is decided by the seeds before it, whatever has been made of it and of later ones already.
+        """
         question = self.question
         configs = question.candidates(lr, self.growths(lr))
         times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
         for seed in range(FEWEST_SEEDS, MOST_SEEDS):
-            judged = self.judged(lr)
+            judged = self.judged(lr, seed)
             arms = set() if judged is None else _contenders(judged, times)
             every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
             trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
             cost = self._cost(trials, [seed])
-            made = any(row.seed == seed and row.stage == ENDING for row in self.kept.rows)
-            if not arms or (cost > self._time_left and not made):
+            what = f"seed {seed} at {lr:g}: {', '.join(sorted(arms))}"
+            if not arms or (cost and not self._there_is_time(what, cost)):
                 break
             if cost:
                 self.talk.note(f"seed {seed}, {', '.join(sorted(arms))}: about {duration(cost)}")
@@ -307,29 +347,38 @@ class Job:
         """Write down what trials are made with."""
         self.kept.begin({**self._stored(), **describe_machine(), **more})
 
+    def _there_is_time(self, what: str, cost: float) -> bool:
+        """Whether `what` may be made, which is remembered: begun once, it is made to its end."""
+        allowed = self._stored().get("allowed", [])
+        if what not in allowed:
+            if cost > self._time_left:
+                return False
+            self.begin(allowed=[*allowed, what])
+        return True
+
     def make(self, lr: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
         """Make those of `trials` that are missing, with how much of them is done shown."""
         cost = self._cost(trials, seeds)
         if not cost:
             return
-        surroundings = self.surroundings
-        if surroundings.threads is None and not on_gpu(surroundings.device):
-            surroundings = replace(surroundings, threads=1)
+        making = Making(WHAT, self.trying, None, self.trunks)
+        spent, began, done = float(self._stored().get("seconds", 0.0)), time.monotonic(), 0.0
+        alone = self.jobs / min(self.jobs, len(seeds))
         self.begin()
-        making = Making(WHAT, surroundings, None, self.trunks)
-        began, done = time.monotonic(), 0.0
         try:
             with Meter(self.talk, WHAT, cost).shown() as meter:
 
                 def keep(row: TrialRow, trial: Trial) -> None:
                     nonlocal done
                     self.kept.keep(row)
-                    done += self.seconds(trial)
+                    # At once: whoever is killed has spent the time, too.
+                    self.begin(seconds=round(spent + time.monotonic() - began, 1))
+                    done += alone * self.seconds(trial)
                     meter.move(min(done, cost), _named(row))
 
                 make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, meter.line)
         finally:
-            self.begin(seconds=round(self._stored().get("seconds", 0.0) + time.monotonic() - began, 1))
+            self.begin(seconds=round(spent + time.monotonic() - began, 1))
 
 
 def _ratios(

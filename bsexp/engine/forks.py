@@ -3,6 +3,7 @@
 The one rule: where nothing is changed, a fork makes the updates that its trunk would have made, to the same bytes.
 """
 
+import math
 from typing import Any
 
 from bsexp.config import RunConfig
@@ -37,13 +38,14 @@ class Fork(Training):
         super().__init__(config, state, data=data, device=device)
 
     def end(self) -> EvalRow | None:
-        """Train to the end of its budget: the evaluation there, None where the loss wasn't finite any more.
+        """Train to the end of its budget: the evaluation there, None where a loss wasn't finite any more.
 
         The test split isn't looked at.
         """
         for record in self:
             if isinstance(record, EvalRow) and record.samples == self.total_samples:
-                return record
+                losses = (record.val_loss, record.val_loss_ema)
+                return record if all(math.isfinite(loss) for loss in losses if loss is not None) else None
         return None
 
     def _prepare_data(self, data: TrainingData) -> None:

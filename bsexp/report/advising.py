@@ -103,21 +103,22 @@ def margin_text(judged: Judgement, tolerance: float) -> str:
 
 def headline(choice: Choice, judged: Judgement | None, machines: Sequence[Machine], what: Mapping[str, str]) -> str:
     """The recommendation with its numbers, in a sentence."""
+    place = f" {_where(machines[-1])}" if len(machines) > 1 else ""
     if choice.arm is None or judged is None:
-        return f"no recommendation: {choice.why}"
+        return f"no recommendation{place}: {choice.why}"
     found = next(each for each in judged.candidates if each.arm == choice.arm)
     if choice.arm == DECAY:
-        return f"decay the rate ({what[DECAY]}): {choice.why}"
+        return f"decay the rate{place} ({what[DECAY]}): {choice.why}"
     savings = " and ".join(f"{saving(machine.ratios[choice.arm])} {_where(machine)}" for machine in machines)
     unit = UNITS[judged.metric][1]
     return (
-        f"{choice.arm} ({what[choice.arm]}): saves {savings} of the time that decaying the rate takes, and ends "
+        f"{choice.arm}{place} ({what[choice.arm]}): saves {savings} of the time that decaying the rate takes, and ends "
         f"{amount(found.worse, judged.metric)} {unit} worse in {QUALITIES[judged.metric]}"
     )
 
 
 def _where(machine: Machine) -> str:
-    return machine.label if machine.label == "here" else f"on {machine.label}"
+    return machine.label if machine.label.startswith("here") else f"on {machine.label}"
 
 
 def confidence(choice: Choice, judged: Judgement | None) -> str:
@@ -126,7 +127,9 @@ def confidence(choice: Choice, judged: Judgement | None) -> str:
         return ""
     parts = []
     if choice.arm not in (None, DECAY):
-        parts.append("with 95 % confidence it loses no more than is tolerated")
+        tried = sum(each.worse is not None and each.arm not in (DECAY, CONSTANT) for each in judged.candidates)
+        chosen = f", and it was chosen among {tried}" if tried > 1 else ""
+        parts.append(f"taken alone, it loses no more than is tolerated with 95 % confidence{chosen}")
     if choice.unclear:
         parts.append(f"what might save more, and can't be told from noise: {', '.join(choice.unclear)}")
     numbers_ = sorted({each.worse.num for each in judged.candidates if each.worse and each.arm != DECAY})

@@ -112,15 +112,15 @@ def write_json(path: Path, document: Mapping[str, Any], durable: bool = True) ->
     write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", durable)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON document at `path`; StoreError where it is damaged."""
+def read_json(path: Path, cure: str = "delete the run's folder and run the sweep again") -> dict[str, Any]:
+    """The JSON document at `path`; StoreError with `cure` where it is damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StoreError("results", f"{path}: {reason}", "delete the run's folder and run the sweep again") from None
+        raise StoreError("results", f"{path}: {reason}", cure) from None
     if not isinstance(document, dict):
-        raise StoreError("results", f"{path}: not an object", "delete the run's folder and run the sweep again")
+        raise StoreError("results", f"{path}: not an object", cure)
     return document
 
 

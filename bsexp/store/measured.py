@@ -63,8 +63,11 @@ class Branches(Generic[Row]):
         self._place: Callable[[Row], Any] = place
         about = about_table(path)
         if not about.exists():
+            if path.exists():
+                cure = f"restore {about.name}, or choose another --name"
+                raise StoreError(path.stem, f"{path} lies there without {about.name}", cure)
             return
-        before = read_json(about).get("settings", {})
+        before = read_json(about, "restore it, or choose another --name").get("settings", {})
         for name in {**before, **self.settings}:
             if before.get(name) != self.settings.get(name):
                 which = f"{path} has {name} = {before.get(name)} there, {self.settings.get(name)} now"

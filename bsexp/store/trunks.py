@@ -1,13 +1,17 @@
 """States of trunks, kept as long as branches may still go on from them.
 
-The one rule: they only save time. One that is missing is trained again; they go when the last branch has been made.
+The one rule: they only save time. One that is missing or damaged is trained again; they go when the last branch has
+been made.
 """
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bsexp.store.files import ensure_folder, write_bytes
+
+DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,21 @@ class Trunks:
     def _file(self, config_hash: str, samples: int) -> Path:
         return self.folder / f"{config_hash[:16]}-{samples}.pt"
 
-    def read(self, config_hash: str, samples: int) -> bytes | None:
-        """The state, as it was kept; None where it wasn't."""
-        file = self._file(config_hash, samples)
-        return file.read_bytes() if file.exists() else None
+    def latest(self, config_hash: str, samples: int) -> bytes | None:
+        """The state after the most samples up to `samples`, as it was kept; None where there is none that is whole."""
+        prefix = f"{config_hash[:16]}-"
+        places = [int(file.stem.removeprefix(prefix)) for file in self.folder.glob(f"{prefix}*.pt")]
+        for place in sorted((place for place in places if place <= samples), reverse=True):
+            payload = self._file(config_hash, place).read_bytes()
+            digest, content = payload[:DIGEST], payload[DIGEST:]
+            if hashlib.sha256(content).digest() == digest:
+                return content
+        return None
 
     def keep(self, config_hash: str, samples: int, payload: bytes) -> None:
         """Keep a state, in one go."""
         ensure_folder(self.folder)
-        write_bytes(self._file(config_hash, samples), payload)
+        write_bytes(self._file(config_hash, samples), hashlib.sha256(payload).digest() + payload)
 
     def forget(self) -> None:
         """Take all of them away."""

@@ -95,10 +95,18 @@ class Question:
             raise UsageError("warmup_epochs", f"{warmup:g}", cure)
         self._warmup_share = warmup / first.epochs
         plan_run(first, self.num_train)
+        if BRANCH_SHARE * self.total_samples < self.batch_size:
+            share = f"{100 * BRANCH_SHARE:g} % of {self.total_samples:,} samples hold no batch of {self.batch_size:,}"
+            raise UsageError("epochs", f"{first.epochs:g}: {share}", "give more, or a smaller --batch-size")
         self.multipliers = tuple(size for size in MULTIPLIERS if self._possible(size))
         if not self.multipliers:
             which = f"{self.batch_size} of {self.num_train:,} samples"
-            raise UsageError("batch_size", which, "it can't grow fourfold: use a smaller one")
+            cure = "use a smaller one"
+            if "max_batch" in self.options:
+                which, cure = f"{which}, max_batch {self.options['max_batch']:,}", f"{cure}, or raise --max-batch"
+            raise UsageError("batch_size", which, f"it can't grow fourfold: {cure}")
+        # Why candidates can't be trained, by name.
+        self.left_out: dict[str, str] = {}
 
     def run(
         self,
@@ -162,7 +170,7 @@ class Question:
         return [
             Trial(ENDING, self.arm_of(growth), growth.share, each, growth.lr_rule)
             for growth, each in found
-            if self._planned(each)
+            if self._planned(each, self.arm_of(growth))
         ]
 
     def arm_of(self, growth: Growth) -> str:
@@ -185,7 +193,7 @@ class Question:
             UNJUDGED: self.run("one-cycle", lr, {"cycle_momentum": False} if "momentum" in self.options else {}),
         }
         found |= {self.arm_of(growth): self._grown(lr, growth) for growth in growths}
-        return {arm: config for arm, config in found.items() if self._planned(config)}
+        return {arm: config for arm, config in found.items() if self._planned(config, arm)}
 
     def _grown(self, lr: float, growth: Growth) -> RunConfig:
         if not growth.share:
@@ -197,12 +205,16 @@ class Question:
         if growth.lr_factor != 1:
             jump = {"curve": "step", "milestones": [growth.share], "factor": growth.lr_factor}
             rates = {"product": [jump, rates]}
-        return self.run("custom", lr, {"batch": batches, "lr": rates})
+        # A cap that nobody gave is no reason to leave out what is to be tried.
+        batch = growth.multiplier * self.batch_size
+        cap = {} if "max_batch" in self.options else {"max_batch": max(batch, self.num_train // 10)}
+        return self.run("custom", lr, {"batch": batches, "lr": rates}, **cap)
 
-    def _planned(self, config: RunConfig) -> bool:
+    def _planned(self, config: RunConfig, arm: str) -> bool:
         try:
             plan_run(config, self.num_train)
-        except UsageError:
+        except UsageError as error:
+            self.left_out[arm] = f"{error.what}: {error.which}"
             return False
         return True
 

@@ -19,6 +19,7 @@ from bsexp.config import RunConfig
 from bsexp.errors import BsexpError, RunsFailed, UsageError
 from bsexp.records import EvalRow
 from bsexp.store.trunks import Trunks
+from bsexp.sweep.devices import worker_devices
 from bsexp.sweep.executors import ctrl_c_blocked, watch_parent
 from bsexp.sweep.measuring import Surroundings
 from bsexp.sweep.stochasticity import advance
@@ -82,6 +83,14 @@ def begins(trunk: RunConfig, share: float, num_train: int) -> int:
     """Samples after which a branch at `share` of the budget of a trunk with a constant batch begins."""
     whole = trunk.total_samples(num_train)
     return min(whole, -(-round(share * whole) // trunk.batch_size) * trunk.batch_size)
+
+
+def jobs_for(device: str, jobs: int | str | None) -> int:
+    """How many trunks are trained at a time. UsageError for none: there is no plan to stop at."""
+    found = len(worker_devices(device, jobs))
+    if not found:
+        raise UsageError("--jobs", "0", "it plans sweeps alone; give 1 or more here")
+    return found
 
 
 def make_branches(
@@ -194,16 +203,19 @@ def grow(work: Work, making: Making) -> Iterator[Ended]:
 
 
 def _brought_to(share: float, looking: "Looking", data: "TrainingData", making: Making) -> "Looking":
-    """The trunk at `share` of its budget: as it was kept there or trained up to it, and then kept."""
+    """The trunk at `share` of its budget, trained up to it from where it was kept last, and then kept."""
     from bsexp.engine.checkpoint import from_bytes, to_bytes
     from bsexp.engine.gradients import Looking
 
     target = begins(looking.config, share, looking.num_train)
     if looking.samples >= target:
         return looking
-    kept = making.trunks.read(looking.config.hash, target) if making.trunks else None
+    kept = making.trunks.latest(looking.config.hash, target) if making.trunks else None
     if kept is not None:
-        return Looking(looking.config, from_bytes(kept), data=data, device=making.surroundings.device)
+        found = Looking(looking.config, from_bytes(kept), data=data, device=making.surroundings.device)
+        looking = found if found.samples > looking.samples else looking
+    if looking.samples >= target:
+        return looking
     advance(looking, target)
     if making.trunks:
         making.trunks.keep(looking.config.hash, target, to_bytes(looking.state()))

@@ -40,6 +40,7 @@ def ramp_config(options: dict[str, Any], seed: int, updates: int, lowest: float,
         "lr": lowest,
         "momentum": _momentum(sought, num_train),
         "averaging": "none",
+        "warmup_epochs": 0.0,
     }
     config = build_config({**options, **ramp}, seed, epochs=updates * batch / num_train)
     plan_run(config, num_train)

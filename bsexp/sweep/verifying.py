@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from bsexp.analysis.advice import CONSTANT, DECAY, Judgement
+from bsexp.analysis.judging import ALPHA
+from bsexp.analysis.outlook import POWER_WANTED
 from bsexp.analysis.power import power_with_control, seeds_needed
 from bsexp.config import RunConfig
 from bsexp.options import RUN_FIELDS
@@ -25,18 +27,23 @@ def num_seeds(judged: Judgement, tolerance: float, claims: int) -> int | None:
     of the effect; None where MOST_SEEDS are too few.
     """
 
-    def power(num: int) -> float:
-        draw = np.random.default_rng(num)
-        return power_with_control(num, tolerance, judged.sd, judged.effect.mean, judged.sd, draw, alpha=0.05 / claims)
+    sd, effect = _rounded(judged.sd), _rounded(judged.effect.mean)
+    if not sd:
+        return FEWEST_SEEDS
 
-    found = seeds_needed(power, most=MOST_SEEDS)
-    return None if found is None else max(FEWEST_SEEDS, found)
+    def power(num: int) -> float:
+        # As a sweep of the experiment will ask: in units of the spread that it states, with the same draws.
+        draw = np.random.default_rng(0)
+        return power_with_control(num, tolerance, 1.0, effect / sd, 1.0, draw, alpha=ALPHA / claims)
+
+    first = max(FEWEST_SEEDS, seeds_needed(power, most=MOST_SEEDS) or MOST_SEEDS + 1)
+    return next((num for num in range(first, MOST_SEEDS + 1) if power(num) >= POWER_WANTED), None)
 
 
 def verification(
-    options: Mapping[str, Any], configs: Mapping[str, RunConfig], judged: Judgement, tolerance: float
+    name: str, options: Mapping[str, Any], configs: Mapping[str, RunConfig], judged: Judgement, tolerance: float
 ) -> tuple[dict[str, Any], bool]:
-    """The experiment as a document of TOML, and whether its seeds are enough for a power of .8.
+    """The experiment called `name` as a document of TOML, and whether its seeds are enough for a power of .8.
 
     `options` are those of all runs, `configs` the candidates by name, decay and constant among them; each of the others
     is claimed to be not worse than decay, by a margin of `tolerance` times what decay brings over constant.
@@ -45,7 +52,7 @@ def verification(
     seeds = num_seeds(judged, tolerance, len(claimed))
     last = FIRST_SEED + (seeds or MOST_SEEDS) - 1
     document: dict[str, Any] = {
-        "name": "verify",
+        "name": name,
         "question": f"Does {_either(claimed)} keep the quality of decaying the learning rate?",
         "run": {**_plain(options), "lr": configs[DECAY].lr, "seeds": f"{FIRST_SEED}-{last}"},
         "arms": {arm: _arm(config, configs[DECAY]) for arm, config in configs.items()},
@@ -59,8 +66,7 @@ def verification(
             "expect": "not-worse",
             "control": CONSTANT,
             "margin": tolerance,
-            "sd": _rounded(judged.sd),
-            "effect": _rounded(judged.effect.mean),
+            **({"sd": _rounded(judged.sd), "effect": _rounded(judged.effect.mean)} if judged.sd else {}),
         }
         for arm in claimed
     ]
@@ -83,6 +89,8 @@ def _arm(config: RunConfig, decay: RunConfig) -> dict[str, Any]:
         settings["lr"] = config.lr
     if config.batch_size != decay.batch_size:
         settings["batch_size"] = config.batch_size
+    if config.max_batch != decay.max_batch:
+        settings["max_batch"] = config.max_batch
     return settings | {name: value for name, value in config.parameters.items() if value is not None}
 
 
