@@ -408,8 +408,8 @@ def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
     judged = judge(rows, [*ARMS, "one", "two", "three"], "val_loss", 0.25)
     assert judged is not None
     known = {each.arm: each.worse for each in judged.candidates}
-    # Variances over the two seeds .0128, .0128 and 0: pooled .0256 / 3. With four degrees of freedom of that, one of its
-    # own with 0, the spread of "three" is sqrt((4 (.0256 / 3 + .0001 / 3) + 0) / 5); t(5) at 95 % is 2.015.
+    # Variances over two seeds .0128, .0128 and 0: pooled .0256 / 3. With four degrees of freedom of that, and one of
+    # its own with 0, the spread of "three" is sqrt((4 (.0256 / 3 + .0001 / 3) + 0) / 5); t(5) at 95 % is 2.015.
     spread = math.sqrt((4 * (0.0256 / 3 + 0.0001 / 3)) / 5)
     assert known["three"] is not None
     assert known["three"].high == pytest.approx(2.0150484 * spread / math.sqrt(2), rel=1e-6)

@@ -1,6 +1,7 @@
 """The figures: what is drawn, that labels keep apart, that looks belong to arms and bytes to results."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from bsexp.report import palette
+from bsexp.report import groups, palette
 from bsexp.report.drawing import png_bytes, spread, svg_bytes
 from bsexp.report.figures import draw, final
 from bsexp.report.groups import Group, make_groups
+from bsexp.report.rungs import budgets
+from bsexp.report.wording import picture
 from tests.made_results import results
 
 
@@ -224,8 +227,33 @@ def test_without_a_validation_split_curves_speak_of_the_test_split() -> None:
     assert draw(made)["curves"].axes[0].get_title(loc="left") == "Test loss (nats)"
 
 
-def test_hundreds_of_seeds_are_drawn_as_one_picture_in_the_svg() -> None:
-    many = {"small": tuple(0.8 + seed * 1e-4 for seed in range(130))}
-    made = group(accuracies=many)
-    assert isinstance(made.runs, pd.DataFrame)
-    assert b"<image" in svg_bytes(draw(made)["curves"])
+def test_a_ladder_of_budgets_is_drawn_by_what_each_budget_ends_at() -> None:
+    made = group()
+    runs = made.runs.copy()
+    short = runs["label"] == "large"
+    runs.loc[short, ["label", "epochs"]] = ["small[budget=0.25]", runs["epochs"].max() / 4]
+    names = {"large": "small[budget=0.25]"}
+    looks = {names.get(label, label): each for label, each in made.looks.items()}
+    ladder = replace(made, runs=runs, looks=looks)
+    figure = budgets(ladder)
+    assert figure is not None
+    assert budgets(made) is None
+    loss, accuracy = figure.axes
+    line = accuracy.containers[0].lines[0]
+    finished = ladder.finished
+    both = ("small[budget=0.25]", "small")
+    means = [100 * finished.loc[finished["label"] == label, "test_accuracy"].mean() for label in both]
+    assert list(line.get_ydata()) == pytest.approx(means)
+    assert [text.get_text() for text in loss.texts] == ["small"]
+    ticks = [loss.xaxis.get_major_formatter()(value, 0) for value in loss.get_xticks()]
+    assert ticks == ["1", "4"]
+
+
+def test_of_very_many_runs_only_means_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "MOST_LINES", 3)
+    axes = draw(group())["curves"].axes[3]
+    lines = [each for each in axes.collections if isinstance(each, LineCollection)]
+    assert not any(len(path.vertices) > 2 for each in lines for path in each.get_paths())
+    assert "Thin lines" not in picture(group(), "curves", "curves").caption
+    monkeypatch.undo()
+    assert "Thin lines" in picture(group(), "curves", "curves").caption

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from bsexp.report.timing import Hardware
     from bsexp.store.tables import Results
 
-FIGURES = ("verdicts", "final", "curves", "curves-averaged", "schedules", "decisions", "shadow", "time", "rates")
+FIGURES = (
+    "verdicts",
+    "final",
+    "budgets",
+    "curves",
+    "curves-averaged",
+    "schedules",
+    "decisions",
+    "shadow",
+    "time",
+    "rates",
+)
 # What not every report has: an earlier one's is removed where this one has none.
 SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")
 

@@ -20,6 +20,7 @@ from bsexp.report.frames import by_seed
 from bsexp.report.groups import Group
 from bsexp.report.numbers import plus_minus, span
 from bsexp.report.palette import ALARM, FAINT
+from bsexp.report.rungs import budgets
 from bsexp.report.traces import schedules
 
 PANELS = (("test_accuracy", "Test accuracy (%)", 100.0, 2), ("test_loss", "Test loss (nats)", 1.0, 4))
@@ -30,6 +31,7 @@ def draw(group: Group) -> dict[str, Figure]:
     """All figures that the group's results allow, by name, in the order of the report."""
     made = {
         "final": final(group),
+        "budgets": budgets(group),
         "curves": curves(group),
         "curves-averaged": curves(group, averaged=True),
         "schedules": schedules(group),

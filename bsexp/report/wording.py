@@ -196,6 +196,14 @@ def picture(group: Group, name: str, stem: str) -> Picture:
             "Each dot is a seed. Arms share seeds: compare them by the paired differences below, not by the overlap "
             "of these intervals.",
         )
+    if name == "budgets":
+        return Picture(
+            stem,
+            "Outcome against budget",
+            "Test loss and accuracy at the end against the budget. " + _listed(group, "test_accuracy", "test_loss"),
+            "Each point is the mean of whole runs with a schedule of that length, with its 95 % t-interval over seeds; "
+            "a line joins an arm's budgets and is no learning curve.",
+        )
     if name == "schedules":
         return Picture(
             stem,

@@ -94,7 +94,8 @@ def _claimed(results: "Results") -> tuple[set[str] | None, set[str]]:
     variants = results.definition.get("variants", {})
     arms = results.runs["arm"].str.partition(" (")[0]
     origins = arms.map(lambda arm: variants[arm]["of"] if arm in variants else arm)
-    spoken = origins.isin(names) | origins.str.partition("[")[0].isin(names)
+    # A name that is no arm's own stands for all cells of one.
+    spoken = origins.isin(names) | origins.str.partition("[")[0].isin(names - set(origins))
     return set(results.runs["config_hash"][spoken]), metrics
 
 
