@@ -73,6 +73,7 @@ def tell_advice(
         "knees": {machine.label: machine.knee for machine in machines},
         "critical": [_point(point) for point in points],
         "candidates": _candidates(question, configs, judged, machines, what, growths),
+        "left_out": question.left_out,
     }
     chosen = choices[-1].arm
     if chosen is not None:
