@@ -74,9 +74,9 @@ def png_bytes(figure: Figure, alt: str = "") -> bytes:
         canvas = FigureCanvasAgg(figure)
         figure.set_dpi(DPI)
         canvas.draw()
-    # 256 colours show lines and text as well, and take two fifths of the bytes.
+    # 112 colours show lines and text as well, and take a third of the bytes.
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    picture = picture.quantize(112, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     about = PngInfo()
     if alt:
         about.add_text("Description", alt)
