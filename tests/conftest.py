@@ -12,6 +12,8 @@ import torch
 from bsexp.data.sources import Images, load_images
 
 ROOT = Path(__file__).parent.parent
+# Where the program is found, and what whoever runs the tests has besides.
+PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 SHARED = ROOT.parent / "shared" / "data"
 
 Bsexp = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,15 +39,13 @@ def digits() -> Images:
 def bsexp(tmp_path: Path) -> Bsexp:
     """Runs the real program in a temporary folder: bsexp("run", "fixed-small", ...)."""
 
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
     def run(
         *arguments: str, cwd: Path = tmp_path, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bsexp", *arguments],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, **environment},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -92,8 +92,9 @@ class Job:
         if surroundings.threads is None and not on_gpu(surroundings.device):
             # Always as many, for the same bytes; the machine was measured with all cores.
             cores = num_cores()
-            self.trying = replace(surroundings, threads=max(1, cores // len(FIRST)))
-            self.pace *= cores / max(1, cores // len(FIRST))
+            threads = max(1, cores // len(FIRST))
+            self.trying = replace(surroundings, threads=threads)
+            self.pace *= cores / threads
         self.metric = str(values.get("metric", OPTIONS["metric"].default))
         self.tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))
 
