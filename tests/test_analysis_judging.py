@@ -18,6 +18,7 @@ from bsexp.analysis.judging import explore, judge
 from bsexp.analysis.paired import Estimate
 from bsexp.analysis.words import BLIND, NEGLIGIBLE, WORDS
 from bsexp.errors import UsageError
+from bsexp.store.products import Products, Row
 
 SEEDS = tuple(range(12))
 Runs = dict[tuple[str, int], Record]
@@ -278,13 +279,15 @@ def test_an_outlier_that_t_and_sign_flips_see_differently_gives_no_word() -> Non
 def with_examples(data: Runs, random: np.random.Generator, shared: float) -> Runs:
     """Adds per-image losses that average to test_loss and whose differences between arms share a part over seeds."""
     pattern = {arm: random.normal(0, shared, 400) for arm in {arm for arm, _ in data}}
-    found = {}
-    for (arm, seed), record in data.items():
-        loss = record.values["test_loss"]
+    losses = []
+    for (arm, _), record in data.items():
         noise = pattern[arm] + random.normal(0, 0.01, 400)
-        examples = {"test_loss": loss + noise - noise.mean()}
-        found[arm, seed] = Record(record.status, record.values, examples)
-    return found
+        losses.append(record.values["test_loss"] + noise - noise.mean())
+    table = Products.of(losses)
+    return {
+        key: Record(record.status, record.values, {"test_loss": Row(table, place)})
+        for place, (key, record) in enumerate(data.items())
+    }
 
 
 def test_a_difference_that_rests_on_this_test_set_is_no_word() -> None:

@@ -24,7 +24,8 @@ from bsexp.analysis.verdicts import judge_results
 from bsexp.errors import StoreError, UsageError
 from bsexp.store.lock import changes, claims_hash, declaration, declare, read_lock
 from bsexp.store.paths import Experiment
-from bsexp.store.predictions import loss_levels, losses_of
+from bsexp.store.predictions import finished_with_predictions, read_examples, stacked, told_losses
+from bsexp.store.products import Products
 from bsexp.store.tables import load_results
 from bsexp.sweep.experiment import read_experiment
 from bsexp.sweep.tuning import Tune, rates_beyond
@@ -181,11 +182,14 @@ def test_the_lock_is_written_once_and_says_what_became_different(tmp_path: Path)
         read_lock(place)
 
 
-def test_levels_of_losses_lie_within_their_step() -> None:
-    losses = np.geomspace(2.0**-15.9, 600, 500)
-    assert np.abs(np.log2(losses_of(loss_levels(losses)) / losses)).max() <= 0.05 + 1e-6
-    ends = losses_of(loss_levels(np.array([0.0, 1e-6, 1.0, 65504.0])))
-    assert ends.tolist() == [0.0, 0.0, 1.0, pytest.approx(2**9.4, rel=1e-6)]
+def test_sums_of_products_of_told_losses_are_exact_in_any_order() -> None:
+    random = np.random.default_rng(5)
+    losses = told_losses(random.gamma(0.3, 8.0, (7, 10_000)))
+    assert np.abs(losses - np.round(losses * 4096) / 4096).max() == 0
+    table, numbers = Products.of(losses), np.round(losses * 4096).astype(int).tolist()
+    expected = [[sum(a * b for a, b in zip(one, two, strict=True)) for two in numbers] for one in numbers]
+    assert (table.products * 4096**2).astype(object).tolist() == expected
+    assert Products.of(losses[:, ::-1]).products.tolist() == table.products.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +219,7 @@ def test_a_sweep_declares_judges_and_gives_the_same_from_packed_results(made: Pa
     assert verdict.estimate is not None
     assert verdict.new_data is not None
     assert verdict.estimate.mean == pytest.approx((losses["decay"] - losses["grow"]).mean())
-    assert verdict.new_data.mean == pytest.approx(verdict.estimate.mean, abs=2e-3)
+    assert verdict.new_data.mean == pytest.approx(verdict.estimate.mean, abs=2e-4)
     assert verdict.margin == pytest.approx(0.25 * (losses["constant"] - losses["decay"]).mean())
     # The arm that takes another's rate has it, and half of it in its variant.
     rates = runs.groupby("arm")["lr"].first()
@@ -232,10 +236,51 @@ def test_a_sweep_declares_judges_and_gives_the_same_from_packed_results(made: Pa
     assert again.judged[0] == judged
     with np.load(packed / "test_predictions.npz") as arrays:
         # The claim is about losses, and about these three arms and their variants, not about what is only tried.
-        assert set(arrays) == {"last_losses", "labels", "config_hash"}
+        assert set(arrays) == {"last_loss_products", "config_hash"}
         kept = set(arrays["config_hash"].tolist())
     named = runs["arm"].str.partition("[")[0].isin(["grow", "decay", "constant"])
     assert kept == set(runs["config_hash"][named]) < set(runs["config_hash"])
+
+
+def test_packed_predictions_say_what_those_of_folders_say(made: Path, tmp_path: Path) -> None:
+    place, packed = Experiment(tmp_path / "runs"), Experiment(tmp_path / "packed")
+    shutil.copytree(made / "results" / "try", place.path)
+    # Every third run gets another test set, and every fourth loses its averaged weights.
+    for number, (_, folder) in enumerate(finished_with_predictions(place)):
+        arrays = dict(np.load(folder.predictions))
+        if number % 3 == 0:
+            arrays = {name: array[:-7] for name, array in arrays.items()}
+        if number % 4 == 0:
+            arrays = {name: array for name, array in arrays.items() if "averaged" not in name}
+        np.savez(folder.predictions, **arrays)
+    packed.path.mkdir()
+    packed.evals_table.write_bytes(b"")
+    kept = {f"{which}_{metric}_products" for which in ("last", "averaged") for metric in ("loss", "accuracy")}
+    np.savez(packed.predictions, **stacked(finished_with_predictions(place), kept))
+    assert packed.packed
+    for outcome in ("test_loss", "test_accuracy", "test_loss_ema", "test_accuracy_ema"):
+        found, again = read_examples(place, outcome), read_examples(packed, outcome)
+        assert set(found) == set(again)
+        assert 5 < len(found) < len(place.run_folders()) + ("ema" not in outcome)
+        assert len({id(row.table) for row in found.values()}) == len({id(row.table) for row in again.values()}) == 2
+        for key, (table, number) in found.items():
+            other = again[key].table
+            assert (table.num, table.sums.tolist(), number) == (other.num, other.sums.tolist(), again[key].place)
+            assert table.products.tolist() == other.products.tolist()
+    # Against the arrays themselves, read here.
+    key, folder = finished_with_predictions(place)[1]
+    table, number = read_examples(packed, "test_loss")[key]
+    losses = np.load(folder.predictions)["last_losses"].astype(float)
+    assert table.sums[number] == pytest.approx(losses.sum(), abs=len(losses) / 4096)
+    assert table.products[number, number] == pytest.approx((losses**2).sum(), rel=1e-3)
+    answers, number = read_examples(packed, "test_accuracy")[key]
+    with np.load(folder.predictions) as arrays:
+        assert answers.sums[number] == (arrays["last_classes"] == arrays["labels"]).sum()
+    with np.load(packed.predictions) as arrays:
+        damaged = {**arrays, "last_loss_products": arrays["last_loss_products"][:-1]}
+    np.savez(packed.predictions, **damaged)
+    with pytest.raises(StoreError, match="does not fit together"):
+        read_examples(packed, "test_loss")
 
 
 def test_a_claim_changed_after_the_data_gets_no_word(made: Path, tmp_path: Path) -> None:

@@ -115,11 +115,11 @@ def test_a_margin_in_points_is_told_as_a_share_of_the_controls_effect_and_in_tes
 def predictions(folder: Path, wrong: dict[str, range]) -> None:
     """test_predictions.npz: each arm errs on the same images of 1,000, whatever the seed."""
     hashes = [f"{name}-{seed}" for name in wrong for seed in SEEDS]
-    classes = np.zeros((1000, len(hashes)), np.uint8)
+    right = np.ones((1 + len(hashes), 1000))  # A row of ones above.
     for number, images in enumerate(wrong.values()):
-        classes[images, number * len(SEEDS) : (number + 1) * len(SEEDS)] = 1
-    labels = np.zeros(1000, np.uint8)
-    np.savez_compressed(folder / "test_predictions.npz", last=classes, labels=labels, config_hash=np.array(hashes))
+        right[1 + number * len(SEEDS) : 1 + (number + 1) * len(SEEDS), images] = 0
+    products = (right @ right.T)[np.tril_indices(len(right))]
+    np.savez(folder / "test_predictions.npz", last_accuracy_products=products, config_hash=np.array(hashes))
 
 
 def test_a_difference_that_rests_on_a_few_test_images_is_not_called_better(tmp_path: Path, capsys: Any) -> None:

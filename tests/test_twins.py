@@ -19,6 +19,7 @@ from bsexp.analysis.claims import Claim
 from bsexp.analysis.declared import Design, read_claims
 from bsexp.analysis.outcomes import outcomes_of
 from bsexp.analysis.twins import find_twins, twin_of
+from bsexp.analysis.twoway import two_way
 from bsexp.analysis.verdicts import judge_results
 from bsexp.config import RunConfig
 from bsexp.data.sources import load_images
@@ -29,6 +30,7 @@ from bsexp.records import InspectedRow
 from bsexp.store.inspected import read_inspected, write_inspected
 from bsexp.store.pack import pack
 from bsexp.store.paths import Experiment
+from bsexp.store.products import Products
 from bsexp.store.tables import load_results
 from bsexp.sweep.experiment import read_experiment
 from bsexp.sweep.inspecting import inspect_runs
@@ -207,7 +209,7 @@ def means_of(made: Path) -> dict[str, Any]:
 
 def test_disagreement_is_the_share_of_images_that_two_stored_runs_predict_differently(made: Path) -> None:
     found = outcomes_of(load_results(made), ["disagreement"], {})
-    shares = {}
+    shares, rows = {}, []
     for arm, twin in (("small", "small-again"), ("large", "large-late")):
         for seed in range(6):
             one, two = (predictions(made, name, seed)["last_classes"] for name in (arm, twin))
@@ -215,7 +217,10 @@ def test_disagreement_is_the_share_of_images_that_two_stored_runs_predict_differ
             for name in (arm, twin):
                 record = found[name, seed]
                 assert record.values["disagreement"] == pytest.approx(different.mean())
-                assert np.array_equal(record.examples["disagreement"], different)
+                table, place = record.examples["disagreement"]
+                rows.append(different)
+                assert (table.num, table.sums[place]) == (len(different), different.sum())
+                assert table.products[place, place] == different.sum()
             shares[arm, seed] = different.mean()
     assert min(shares.values()) > 0
     verdict = means_of(made)["disagreement"].verdict
@@ -224,6 +229,11 @@ def test_disagreement_is_the_share_of_images_that_two_stored_runs_predict_differ
         np.mean([shares["small", seed] - shares["large", seed] for seed in range(6)])
     )
     assert verdict.new_data.mean == pytest.approx(verdict.estimate.mean)
+    # The interval for new images is that of the plain table of images on which twins disagree.
+    columns = np.array(rows, dtype=float).reshape(2, 6, 2, -1)[:, :, 0]
+    assert verdict.new_data.half_width == pytest.approx(
+        two_way(Products.of(columns[0] - columns[1])).interval(1 - verdict.alpha).half_width
+    )
 
 
 def test_packed_results_give_the_same_verdicts(made: Path, tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-
 from bsexp.analysis.paired import Estimate
 from bsexp.analysis.words import WITHOUT_DIFFERENCE, WORDS, Word
 from bsexp.errors import UsageError, nearest
+from bsexp.store.products import Row
 
 KINDS = ("two-arms", "best-of-a-set", "slope", "ratio")
 TRAINED = "finished"
@@ -24,14 +23,14 @@ LOSSES = ("loss", "seconds", "memorised", "gap", "samples", "updates", "memory",
 class Record:
     """One run: its status (records.STATUSES) and outcomes by name; None where not measured.
 
-    `examples`: per outcome, one value per test image (1 or 0 for accuracy, a loss in nats), shape (M,), in the same
-    order for all runs. A run that diverged, collapsed or ran out of memory is a failure and has no outcome; one that
+    `examples`: per outcome, its row in a table of all runs' values over the test images (1 or 0 for accuracy, a loss
+    in nats). A run that diverged, collapsed or ran out of memory is a failure and has no outcome; one that
     `failed` for reasons of its machine counts as not there.
     """
 
     status: str
     values: Mapping[str, float | None] = field(default_factory=dict)
-    examples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    examples: Mapping[str, Row] = field(default_factory=dict)
 
 
 Outcomes = Mapping[tuple[str, int], Record]

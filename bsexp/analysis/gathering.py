@@ -14,6 +14,7 @@ from bsexp.analysis.claims import FAILURES, TRAINED, Claim, Failures, Outcomes, 
 from bsexp.analysis.exact import ROUNDING, Sides, clopper_pearson, mcnemar
 from bsexp.analysis.targets import log2_ratio
 from bsexp.errors import UsageError
+from bsexp.store.products import Products, Row
 
 NOTHING = np.empty(0)
 
@@ -22,7 +23,7 @@ NOTHING = np.empty(0)
 class Contrasts:
     """Per-seed values, shape (pairs,) each, of a difference and of the same held against a margin (words.Evidence).
 
-    `matrices`: the same four per test example, shape (pairs, M), by name; empty where predictions are not there.
+    `tables`: the same four over pairs x test examples, by name; empty where predictions are not there.
     `scale`: size of the numbers subtracted, below 1e-12 of which all is rounding.
     """
 
@@ -32,7 +33,7 @@ class Contrasts:
     control: np.ndarray | None = None
     relative: bool = False
     scale: float = 1.0
-    matrices: dict[str, np.ndarray] = field(default_factory=dict)
+    tables: dict[str, Products] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def _differences(claim: Claim, arms: tuple[str, str], seeds: Sequence[int], outc
     scale = float(np.nanmax(sizes)) if not np.isnan(sizes).all() else 1.0
     share, points = claim.margin or 0.0, (claim.margin_points or 0.0) / 100
     found = _against(first, second, third, share, points)
-    matrices = _matrices(claim, arms, seeds, outcomes, share, points)
+    tables = _tables(claim, arms, seeds, outcomes, share, points)
     settled = {
         name: np.where(np.abs(kept := values[~np.isnan(values)]) <= ROUNDING * scale, 0.0, kept)
         for name, values in found.items()
@@ -166,7 +167,7 @@ def _differences(claim: Claim, arms: tuple[str, str], seeds: Sequence[int], outc
         settled.get("control"),
         claim.margin is not None,
         scale,
-        matrices,
+        tables,
     )
 
 
@@ -187,12 +188,12 @@ def _against(
     }
 
 
-def _matrices(
+def _tables(
     claim: Claim, arms: tuple[str, str], seeds: Sequence[int], outcomes: Outcomes, share: float, points: float
-) -> dict[str, np.ndarray]:
-    """The contrasts per test example, over the seeds on which all arms trained; none where predictions are missing."""
+) -> dict[str, Products]:
+    """The contrasts over pairs x test examples, of the seeds on which all arms trained; none without predictions."""
     names = (*arms, claim.control) if claim.control is not None else arms
-    rows: list[list[np.ndarray]] = []
+    rows: list[list[Row]] = []
     for seed in seeds:
         records = [outcomes.get((arm, seed)) for arm in names]
         if any(_failed(record, claim) or not _there(record, claim) for record in records):
@@ -200,11 +201,16 @@ def _matrices(
         found = [record.examples.get(claim.outcome) if record else None for record in records]
         if any(each is None for each in found):
             return {}
-        rows.append([claim.sign * np.asarray(each, dtype=float) for each in found])
-    if len(rows) < 2 or len({each.shape for row in rows for each in row}) != 1 or rows[0][0].size < 2:
+        rows.append([each for each in found if each is not None])
+    # Runs on other test sets have tables of their own.
+    tables = {id(row.table): row.table for each in rows for row in each}
+    if len(rows) < 2 or len(tables) != 1 or (table := next(iter(tables.values()))).num < 2:
         return {}
-    stacked = [np.stack(column) for column in zip(*rows, strict=True)]
-    return _against(stacked[0], stacked[1], stacked[2] if len(stacked) > 2 else None, share, points)
+    # Each run as the weights that pick its row; contrasts of these are the weights of contrasts.
+    picked = [claim.sign * np.eye(len(table.sums))[[row.place for row in column]] for column in zip(*rows, strict=True)]
+    weights = _against(picked[0], picked[1], picked[2] if len(picked) > 2 else None, share, 0.0)
+    plus = {"lower": points, "upper": -points}
+    return {name: table.contrast(each, plus.get(name, 0.0)) for name, each in weights.items()}
 
 
 def _ratios(claim: Claim, arms: tuple[str, ...], seeds: Sequence[int], outcomes: Outcomes) -> tuple[Contrasts, int]:

@@ -127,8 +127,8 @@ def _tests(claim: Claim, found: Gathered | None, generator: np.random.Generator 
     flips = {key: sign_flip(each, generator) if len(each) else UNKNOWN for key, each in distinct.items()}
     by_flip = {name: flips[id(values)] for name, values in parts.items()}
     tests = [_evidence(by_t, given), _evidence(by_flip, given)]
-    if given.matrices:
-        tests.append(_evidence({name: two_way(matrix).sides for name, matrix in given.matrices.items()}, given))
+    if given.tables:
+        tests.append(_evidence({name: two_way(table).sides for name, table in given.tables.items()}, given))
     return tests
 
 
@@ -195,7 +195,7 @@ def _verdict(
         alpha=alpha,
         estimate=None if ratio else mean_interval(given.difference, 1 - alpha),
         narrow=None if ratio else mean_interval(given.difference, 1 - 2 * alpha),
-        new_data=two_way(given.matrices["difference"]).interval(1 - alpha) if given.matrices else None,
+        new_data=two_way(given.tables["difference"]).interval(1 - alpha) if given.tables else None,
         median=_median(given.difference, 1 - alpha) if ratio and num else None,
         p=tests[0].difference.two_sided if num > 1 and not ratio else None,
         p_sign_flip=tests[-1 if ratio else 1].difference.two_sided if num else None,
@@ -230,7 +230,7 @@ def _margin(claim: Claim, given: Contrasts) -> tuple[float | None, float | None,
         size = claim.margin * effect.mean if effect and effect.mean > 0 else None
     elif size is not None and effect and effect.mean > 0:
         share = size / effect.mean
-    images = claim.num_test or (given.matrices["difference"].shape[1] if given.matrices else 0)
+    images = claim.num_test or (given.tables["difference"].num if given.tables else 0)
     known = size is not None and images and "accuracy" in claim.outcome
     return size, share, size * images if known and size is not None else None, effect
 
@@ -258,7 +258,7 @@ def _notes(claim: Claim, outcomes: Outcomes, found: Gathered, told: Word, alpha:
     # Not for ratios: two infinities have no spread that could be computed.
     if claim.kind != "ratio" and len(difference) > 1 and float(np.ptp(difference)) == 0:
         notes.append("All differences are equal: there is no spread to judge by.")
-    if claim.kind in ("two-arms", "best-of-a-set") and not found.contrasts.matrices:
+    if claim.kind in ("two-arms", "best-of-a-set") and not found.contrasts.tables:
         notes.append("Without stored predictions the interval speaks of new seeds on this test set only.")
     if found.num_missed:
         notes.append(f"Both arms missed the target on {found.num_missed} seeds, which count as ties.")

@@ -18,6 +18,7 @@ from bsexp.analysis.twins import find_twins
 from bsexp.signals.disagreement import disagreement
 from bsexp.store.inspected import read_inspected
 from bsexp.store.predictions import read_classes, read_examples
+from bsexp.store.products import Products, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -91,17 +92,22 @@ def twins_of(results: "Results") -> dict[str, str]:
 
 def _add_disagreements(found: Found, twins: Mapping[str, str], results: "Results", hashes: Hashes) -> None:
     """disagreement, for the runs whose twin has trained too."""
-    classes = read_classes(results.place)
-    for (arm, seed), record in list(found.items()):
-        mate = found.get((twins[arm], seed)) if arm in twins else None
-        if mate is None or not record.status == mate.status == TRAINED:
+    for classes in read_classes(results.place):
+        pairs: dict[tuple[str, int], tuple[Any, Any]] = {}
+        for (arm, seed), record in found.items():
+            mate = found.get((twins[arm], seed)) if arm in twins else None
+            if mate is None or not record.status == mate.status == TRAINED:
+                continue
+            mine, other = (classes.get(hashes[name, seed]) for name in (arm, twins[arm]))
+            if mine is not None and other is not None:
+                pairs[arm, seed] = mine, other
+        if not pairs:
             continue
-        mine, other = (classes.get(hashes[name, seed]) for name in (arm, twins[arm]))
-        if mine is None or other is None:
-            continue
-        share = disagreement(mine.tolist(), other.tolist())
-        examples = {**record.examples, "disagreement": (mine != other).astype("uint8")}
-        found[arm, seed] = replace(record, values={**record.values, "disagreement": share}, examples=examples)
+        table = Products.of([mine != other for mine, other in pairs.values()])
+        for place, (key, (mine, other)) in enumerate(pairs.items()):
+            record, share = found[key], disagreement(mine.tolist(), other.tolist())
+            examples = {**record.examples, "disagreement": Row(table, place)}
+            found[key] = replace(record, values={**record.values, "disagreement": share}, examples=examples)
 
 
 def _fail_with_twins(found: Found, outcomes: Sequence[str], twins: Mapping[str, str]) -> None:

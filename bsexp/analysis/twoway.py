@@ -18,6 +18,10 @@ from scipy.special import stdtr, stdtrit
 
 from bsexp.analysis.exact import ROUNDING, Sides
 from bsexp.analysis.paired import Estimate
+from bsexp.store.products import Products
+
+# Of the mean square of a table's numbers: what the variance of its columns' means is less of is rounding.
+ROUNDING_SQUARED = 1e-13
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,27 @@ def over_seeds(values: np.ndarray, scale: float | None = None) -> Location:
     return Location(mean, float(values.std(ddof=1)) / math.sqrt(num), num - 1.0, num)
 
 
-def two_way(matrix: np.ndarray) -> Location:
-    """The mean over seeds x examples, shape (n, M), n and M >= 2, for new seeds on new examples of the same kind.
+def two_way(table: Products) -> Location:
+    """The mean over n seeds x M examples, both at least 2, for new seeds on new examples of the same kind.
 
     error^2 = s_rows^2 / n + max(0, var_b) / M with var_b = s_columns^2 - var_e / n from the two-way layout without
     replication; degrees of freedom by Satterthwaite, never below n - 1. `num` counts seeds.
     """
-    num, examples = matrix.shape
+    num, examples = len(table.sums), table.num
     if num < 2 or examples < 2:
-        raise ValueError(f"a two-way spread needs two seeds and two examples, got {matrix.shape}")
-    rows, columns = matrix.mean(axis=1), matrix.mean(axis=0)
+        raise ValueError(f"a two-way spread needs two seeds and two examples, got {(num, examples)}")
+    rows, size = table.sums / examples, float(np.trace(table.products)) / (num * examples)
     mean = float(rows.mean())
-    of_rows, of_columns = float(rows.var(ddof=1)), float(columns.var(ddof=1))
-    # Sum of squared residuals = total - rows - columns, without an n x M copy.
-    total = float(np.einsum("ij,ij->", matrix, matrix, dtype=float)) - num * examples * mean**2
+    of_rows = float(rows.var(ddof=1))
+    # Sums of squares of all numbers and of the columns' means, each about the mean.
+    total = num * examples * (size - mean**2)
+    of_columns = (float(table.products.sum()) / num**2 - examples * mean**2) / (examples - 1)
     left = total - examples * (num - 1) * of_rows - num * (examples - 1) * of_columns
     residual = max(0.0, left) / ((num - 1) * (examples - 1))
     seeds_part, data_part = of_rows / num, max(0.0, of_columns - residual / num) / examples
     variance = seeds_part + data_part
-    rounding = ROUNDING * float(np.abs(matrix).max())
-    if variance <= rounding**2:
-        return Location(0.0 if abs(mean) <= rounding else mean, 0.0, num - 1.0, num)
+    if variance * examples <= ROUNDING_SQUARED * size:
+        return Location(mean, 0.0, num - 1.0, num)
     freedom = variance**2 / (seeds_part**2 / (num - 1) + data_part**2 / (examples - 1))
     return Location(mean, math.sqrt(variance), max(num - 1.0, freedom), num)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bsexp.errors import StoreError
 from bsexp.store.files import write_bytes, write_json, write_text
 from bsexp.store.paths import Experiment
-from bsexp.store.predictions import WHICH, finished_with_predictions, stacked
+from bsexp.store.predictions import PRODUCTS, WHICH, finished_with_predictions, stacked
 from bsexp.store.tables import load_results
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def pack(place: Experiment) -> int:
     and, where something was decided along runs, decisions.csv.gz beside the run folders; bytes written. A folder that
     is packed already is left alone.
 
-    Of predictions is kept what claims speak of: classes or losses of single images, of the arms that they name. Where
-    no claim speaks of images, the classes of all runs.
+    Of predictions is kept what claims speak of, of the arms that they name: sums over the images of answers or losses,
+    and of products of two runs', which is all that intervals depend on (store.products); classes where twins are
+    compared. Where no claim speaks of images, the sums of all runs' answers.
     """
     if not place.has_runs:
         if place.packed:
@@ -62,14 +63,17 @@ def _write_predictions(place: Experiment, results: "Results") -> None:
     import numpy
 
     wanted, claimed = _claimed(results)
+    names = {
+        which + ending
+        for suffix, which in WHICH.items()
+        for metric, ending in PRODUCTS.items()
+        if metric + suffix in claimed or (wanted is None and metric == "test_accuracy")
+    }
+    names |= {WHICH[""]} if "disagreement" in claimed else set()
     found = [(key, folder) for key, folder in finished_with_predictions(place) if wanted is None or key in wanted]
     if not found:
         return
-    arrays = stacked(found, {which: f"test_loss{ending}" in claimed for ending, which in WHICH.items()})
-    if wanted is not None:
-        unasked = {which for ending, which in WHICH.items() if f"test_accuracy{ending}" not in claimed}
-        unasked -= {WHICH[""]} if "disagreement" in claimed else set()
-        arrays = {name: array for name, array in arrays.items() if name.partition("@")[0] not in unasked}
+    arrays = stacked(found, names)
     content = io.BytesIO()
     # A tenth smaller than what numpy's own function writes; its `load` reads either.
     with zipfile.ZipFile(content, "w", zipfile.ZIP_BZIP2) as file:

@@ -10,6 +10,7 @@ import numpy as np
 from bsexp.analysis.fits import bca, critical_batch
 from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.twoway import pigeonhole, two_way
+from bsexp.store.products import Products
 from tests.calibration.scenarios import Row
 
 SHOWN = 400
@@ -70,7 +71,7 @@ def over_images(num: int) -> list[Row]:
         few = max(1, num // 4)  # The bootstrap takes most of the time.
         for place in range(num):
             matrix = draw(random)
-            found = two_way(matrix).interval(0.95)
+            found = two_way(Products.of(matrix)).interval(0.95)
             ours += (found.low or 0.0) <= 0 <= (found.high or 0.0)
             means = matrix.mean(axis=1)
             alone += abs(means.mean()) <= t_quantile(12) * means.std(ddof=1) / np.sqrt(12)

@@ -8,13 +8,15 @@ The words come from `judge` on what the runs really did, predictions of single i
 import multiprocessing
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bsexp.analysis.claims import Claim, Record, Verdict
 from bsexp.analysis.judging import judge
+from bsexp.store.products import Products
+from bsexp.store.products import Row as TableRow
 from tests.calibration.scenarios import Row
 from tests.calibration.truth import is_wrong
 
@@ -41,17 +43,23 @@ class Told:
 
 def experiment(number: int) -> Told:
     """Experiment `number`: its 36 runs are trained here, then judged."""
-    records = {
-        (arm, seed): _record(rate, (3 * number + place) * PAIRS + seed)
+    made = {
+        (arm, seed): _trained(rate, (3 * number + place) * PAIRS + seed)
         for place, (arm, rate) in enumerate(RATES.items())
         for seed in SEEDS
+    }
+    tables = {name: Products.of([by_image[name] for _, by_image in made.values()]) for name in OUTCOMES}
+    records = {
+        key: replace(record, examples={name: TableRow(table, place) for name, table in tables.items()})
+        for place, (key, (record, _)) in enumerate(made.items())
     }
     random = np.random.default_rng(number)
     alone = [judge([claim], records, generator=random)[0] for claim in CLAIMS]
     return Told(alone, judge(CLAIMS, records, generator=random))
 
 
-def _record(lr: float, seed: int) -> Record:
+def _trained(lr: float, seed: int) -> tuple[Record, dict[str, np.ndarray]]:
+    """What a run came to, over all test images and for each."""
     import torch
 
     from bsexp.config import RunConfig
@@ -66,8 +74,8 @@ def _record(lr: float, seed: int) -> Record:
         pass
     outcome, last = training.outcome, training.predictions["last"]
     right = (last.classes == training.test_labels).numpy().astype("uint8")
-    examples = {"test_loss": last.losses.numpy().astype(np.float64), "test_accuracy": right}
-    return Record(outcome.status, {name: getattr(outcome, name) for name in OUTCOMES}, examples)
+    by_image = {"test_loss": last.losses.numpy().astype(np.float64), "test_accuracy": right}
+    return Record(outcome.status, {name: getattr(outcome, name) for name in OUTCOMES}), by_image
 
 
 def rows_of(told: list[Told]) -> list[Row]:
