@@ -280,7 +280,13 @@ def test_a_packed_folder_keeps_decisions_and_gives_the_same_report(bsexp: Bsexp,
     packed = load_results(place).decisions
     assert unpacked is not None
     assert packed is not None
-    pd.testing.assert_frame_equal(unpacked, packed, check_dtype=False)
+    # What policies saw is kept of one seed; what they made of it, which the report reads, of all.
+    seen = ["loss", "grad_sq_norm", "grad_var", "b_simple", "cosine", "val_loss"]
+    first = packed["seed"] == 0
+    pd.testing.assert_frame_equal(unpacked[first], packed[first], check_dtype=False)
+    pd.testing.assert_frame_equal(unpacked.drop(columns=seen), packed.drop(columns=seen), check_dtype=False)
+    assert unpacked["b_simple"][~first].notna().any()
+    assert packed[~first][seen].isna().all(axis=None)
     assert packed.groupby("arm")["seed"].nunique().to_dict() == {"asked": 2, "noise": 2}
 
 

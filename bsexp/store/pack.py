@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
     from bsexp.store.tables import Results
 
+# Of decisions, what a report doesn't read and only replaying them needs.
+SEEN = ["loss", "grad_sq_norm", "grad_var", "b_simple", "cosine", "val_loss"]
 BY_IMAGE = ("test_loss", "test_accuracy", "test_loss_ema", "test_accuracy_ema", "disagreement")
 
 
 def pack(place: Experiment) -> int:
     """Write runs.csv, evals.csv.gz, steps.csv.gz (the first seed of each arm), test_predictions.npz, environments.json
-    and, where something was decided along runs, decisions.csv.gz beside the run folders; bytes written. A folder that
-    is packed already is left alone.
+    and, where something was decided along runs, decisions.csv.gz beside the run folders (what policies saw, of the
+    first seed of each arm as well); bytes written. A folder that is packed already is left alone.
 
     Of predictions is kept what claims speak of, of the arms that they name: sums over the images of answers or losses,
     and of products of two runs', which is all that intervals depend on (store.products); classes where twins are
@@ -42,7 +44,9 @@ def pack(place: Experiment) -> int:
     _write_zipped(place.evals_table, _text(results.evals))
     _write_zipped(place.steps_table, _text(results.steps[results.steps["seed"] == first]))
     if results.decisions is not None:
-        _write_zipped(place.decisions_table, _text(results.decisions))
+        decisions = results.decisions.copy()
+        decisions.loc[decisions["seed"] != decisions.groupby("arm")["seed"].transform("min"), SEEN] = float("nan")
+        _write_zipped(place.decisions_table, _text(decisions))
     write_json(place.environments, {"environments": results.environments})
     _write_predictions(place, results)
     tables = (place.runs_table, place.evals_table, place.steps_table, place.decisions_table)
