@@ -271,13 +271,17 @@ def test_a_packed_folder_keeps_decisions_and_gives_the_same_report(bsexp: Bsexp,
     before = {path.name: path.read_bytes() for path in (place / "report").iterdir()}
     assert {"decisions.png", "shadow.png", "times.csv"} <= set(before)
     assert (place / "decisions.csv.gz").exists()
-    unpacked = load_results(place).decisions
+    unpacked, environments = load_results(place).decisions, load_results(place).environments
     shutil.rmtree(place / "runs")
     shutil.rmtree(place / "report")
     again = bsexp("report", "results/loops")
     assert again.returncode == 0, again.stderr
     assert {path.name: path.read_bytes() for path in (place / "report").iterdir()} == before
     packed = load_results(place).decisions
+    document = json.loads((place / "environments.json").read_text())
+    assert document["common"]["device"] == "cpu"
+    assert "device" not in document["environments"][0]
+    assert load_results(place).environments == environments
     assert unpacked is not None
     assert packed is not None
     # What policies saw is kept of one seed; what they made of it, which the report reads, of all.

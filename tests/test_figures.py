@@ -31,6 +31,14 @@ def test_all_four_figures_are_drawn() -> None:
     assert list(draw(group())) == ["final", "curves", "curves-averaged", "schedules"]
 
 
+def test_averaged_weights_are_drawn_against_samples_alone() -> None:
+    loss, accuracy = draw(group())["curves-averaged"].axes
+    assert loss.get_title(loc="left") == "Validation loss (nats), averaged weights"
+    assert accuracy.get_title(loc="left") == "Validation accuracy (%), averaged weights"
+    assert loss.get_xlabel() == accuracy.get_xlabel() == draw(group())["curves"].axes[0].get_xlabel()
+    assert "updates" not in picture(group(), "curves-averaged", "curves-averaged").alt
+
+
 def test_drawing_twice_gives_the_same_bytes_without_date_or_version() -> None:
     once, again = draw(group()), draw(group())
     for name in once:

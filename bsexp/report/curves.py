@@ -39,12 +39,11 @@ class Curve:
 
 
 def curves(group: Group, averaged: bool = False) -> Figure | None:
-    """Loss and accuracy against samples, updates and training seconds.
+    """Loss and accuracy against samples, updates and training seconds; of the averaged weights, against samples.
 
     Each finished run is a thin line where there aren't too many, each arm's mean a bold one with its pointwise 95 %
-    t-interval. Row k of evals.csv
-    is the same point of the budget in every seed; its x is the mean over seeds. `averaged`: those of the averaged
-    weights; None where they were not measured.
+    t-interval. Row k of evals.csv is the same point of the budget in every seed; its x is the mean over seeds.
+    `averaged`: None where averaged weights were not measured.
     """
     ending = "_ema" if averaged else ""
     names = [f"{group.split}_loss{ending}", f"{group.split}_accuracy{ending}"]
@@ -57,18 +56,23 @@ def curves(group: Group, averaged: bool = False) -> Figure | None:
     own = {label: _runs(evals[evals["label"] == label], columns) for label in arms}
     with style():
         height = max(3.3, 0.4 + 0.17 * len(arms))
-        figure = Figure(figsize=(16, 2 * height + 0.9))
-        grid = figure.subplots(2, 3)
-        top = 1 - 0.45 / (2 * height + 0.9)
-        figure.subplots_adjust(left=0.048, right=0.995, top=top, bottom=0.075, wspace=0.13, hspace=0.26)
+        # The clocks of averaged weights are those of the last ones, drawn beside them.
+        clocks = CLOCKS[:1] if averaged else CLOCKS
+        lines = 1 if averaged else len(names)
+        size = lines * height + 0.9
+        figure = Figure(figsize=(11 if averaged else 16, size))
+        grid = figure.subplots(lines, len(names) if averaged else len(clocks), squeeze=False)
+        top, left, bottom = 1 - 0.45 / size, 0.768 / figure.get_figwidth(), 0.5625 / size
+        figure.subplots_adjust(left=left, right=0.995, top=top, bottom=bottom, wspace=0.13, hspace=0.26)
         for row in range(len(names)):
-            for column, (clock, title) in enumerate(CLOCKS):
+            own_panels = grid[0, row:] if averaged else grid[row]
+            for column, ((clock, title), axes) in enumerate(zip(clocks, own_panels, strict=False)):
                 scales = np.array([1.0, 100.0 if row else 1.0])
                 found = [_curve(label, own[label][:, :, [column, 3 + row]] * scales) for label in arms]
-                grid[row, column].set_xlabel(title.format(_epoch(evals)))
+                axes.set_xlabel(title.format(_epoch(evals)))
                 drawn = [curve for curve in found if curve is not None]
-                _draw_curves(grid[row, column], group, drawn, clock, lines=group.draws_seeds)
-            grid[row, 0].set_title(_panel_title(group, row, averaged))
+                _draw_curves(axes, group, drawn, clock, lines=group.draws_seeds)
+            own_panels[0].set_title(_panel_title(group, row, averaged))
         return figure
 
 

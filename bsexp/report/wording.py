@@ -218,12 +218,14 @@ def picture(group: Group, name: str, stem: str) -> Picture:
     last = _listed(group, f"{group.split}_accuracy{ending}", f"{group.split}_loss{ending}")
     what = "loss and accuracy" + (" of averaged weights" if averaged else "")
     lines = "Thin lines are seeds, bold lines means" if group.draws_seeds else "Lines are means over seeds"
+    against = "samples" if averaged else "samples, updates and training time"
+    clocks = "" if averaged else " Updates and seconds are on a logarithmic axis where arms differ much."
     return Picture(
         stem,
         "Learning curves" + (", averaged weights" if averaged else ""),
-        f"{split.capitalize()} {what} against samples, updates and training time. At the end: {last}",
+        f"{split.capitalize()} {what} against {against}. At the end: {last}",
         f"{split.capitalize()} split. {lines}, bands 95 % t-intervals at each point. The steep beginning lies outside "
-        "the panels. Updates and seconds are on a logarithmic axis where arms differ much.",
+        f"the panels.{clocks}",
     )
 
 

@@ -47,11 +47,19 @@ def pack(place: Experiment) -> int:
         decisions = results.decisions.copy()
         decisions.loc[decisions["seed"] != decisions.groupby("arm")["seed"].transform("min"), SEEN] = float("nan")
         _write_zipped(place.decisions_table, _text(decisions))
-    write_json(place.environments, {"environments": results.environments})
+    write_json(place.environments, _told_once(results.environments))
     _write_predictions(place, results)
     tables = (place.runs_table, place.evals_table, place.steps_table, place.decisions_table)
     files = (*tables, place.environments, place.predictions)
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+def _told_once(environments: list[dict[str, Any]]) -> dict[str, Any]:
+    """environments.json: what all runs were made with alike as `common`, beside what each has of its own."""
+    first, *others = environments or [{}]
+    common = {key: value for key, value in first.items() if all(key in e and e[key] == value for e in others)}
+    own = [{key: value for key, value in e.items() if key not in common} for e in environments]
+    return {"common": common, "environments": own}
 
 
 def _text(frame: "pandas.DataFrame") -> str:

@@ -393,11 +393,13 @@ def config_of(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environments_of(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The machines in the document of environments.json. StoreError where they aren't there."""
-    found = document.get("environments")
-    if not isinstance(found, list) or not all(isinstance(machine, dict) for machine in found):
+    """The machines in the document of environments.json, each with what is `common` to all. StoreError where they
+    aren't there.
+    """
+    found, common = document.get("environments"), document.get("common", {})
+    if not isinstance(found, list) or not all(isinstance(machine, dict) for machine in [*found, common]):
         raise StoreError("results", f"{path}: no list 'environments'", WHOLE_CURE)
-    return found
+    return [{**common, **machine} for machine in found]
 
 
 def check_definition(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
