@@ -365,6 +365,15 @@ _EXECUTION = (
     Option("yes", "flag", False, "go on without asking", in_id=False, commands=("sweep",), no_form=None, short="-y"),
     Option("tune", "flag", True, "choose what [tune] lists, on validation", in_id=False, commands=("sweep", "plan")),
     Option(
+        "full",
+        "flag",
+        False,
+        "the file's larger variant: what its [full] table says in place of [run]",
+        in_id=False,
+        commands=("sweep", "plan"),
+        no_form=None,
+    ),
+    Option(
         "extend_grid",
         "flag",
         False,

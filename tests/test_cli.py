@@ -2,12 +2,14 @@
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from bsexp.options import readme_table
 from bsexp.schedules import SCHEDULES
+from bsexp.sweep.experiment import at_full_size, read_experiment
 from tests.conftest import ROOT, Bsexp
 
 QUICK = ("--epochs", "0.5", "--train-size", "200", "--evals", "2", "--threads", "1")
@@ -90,6 +92,9 @@ TOML: list[tuple[bytes, str]] = [
     (b'[arms.a]\nschedule = "fixed-small"\n[grid]\ndropout = []\n', "grid.dropout"),
     (b'[arms.a]\nschedule = "fixed-small"\n[[zip]]\nlr = [0.1]\nepochs = [1, 2]\n', "zip[0]"),
     (b'[arms.a]\nschedule = "fixed-small"\n[tune]\nlr = [0.1]\nseeds = "0"\n', "tune.seeds"),
+    (b'[arms.a]\nschedule = "fixed-small"\n[full]\nepoch = 2\n', "full.epoch: unknown key; did you mean 'epochs'?"),
+    (b'[arms.a]\nschedule = "fixed-small"\n[full]\nepochs = 2\nupdates = 9\n', "full.updates: beside full.epochs"),
+    (b'[arms.a]\nschedule = "fixed-small"\n[full.arms.b]\nepochs = 2\n', "full.arms.b: no such arm"),
     (b"", "arms: none"),
 ]
 
@@ -119,6 +124,58 @@ def test_an_option_that_an_arm_also_sets_is_refused(bsexp: Bsexp, tmp_path: Path
     assert result.returncode == 2
     assert "arms.a.dropout" in result.stderr
     assert "BSEXP_DROPOUT" in result.stderr
+
+
+FULL = """
+name = "e"
+[run]
+seeds = "0"
+updates = 10
+[arms.a]
+schedule = "fixed-small"
+[arms.b]
+schedule = "lr-decay"
+batch_size = 8
+[full]
+epochs = 2
+seeds = "0-2"
+[full.arms.b]
+batch_size = 4
+"""
+
+
+def test_the_full_size_variant_is_what_the_file_says_of_it(bsexp: Bsexp, tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text(FULL)
+    small, full, longer = (
+        json.loads(bsexp("plan", "e.toml", "--json", *options).stdout)
+        for options in ((), ("--full",), ("--full", "--epochs", "3", "--name", "mine"))
+    )
+    assert (small["experiment"], full["experiment"], longer["experiment"]) == ("e", "e-full", "mine")
+    assert (small["runs"], full["runs"]) == (2, 6)
+    # Ten updates of 16 and of 8 images; two epochs of 1,293, in batches of 16 and of 4, the last ones smaller.
+    assert small["samples"] == 10 * (16 + 8)
+    assert full["samples"] == 3 * 2 * 2 * 1293
+    assert longer["samples"] == 3 * 2 * 3 * 1293
+    assert [arm["updates"] for arm in full["arms"]] == ["162", "647"]
+    (tmp_path / "e.toml").write_text('[arms.a]\nschedule = "fixed-small"\n')
+    result = bsexp("sweep", "e.toml", "--full")
+    assert result.returncode == 2
+    assert "e.toml: --full: the file has no [full] table" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda path: path.stem)
+def test_each_experiment_can_be_read_and_says_how_large_it_can_be(path: Path) -> None:
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    asked = read_experiment(document, {}, path.name, path.stem)
+    assert asked.name == path.stem
+    if path.stem in ("dont-decay-gpu", "fashion", "workers"):  # As large as they are meant to be.
+        return
+    full = read_experiment(at_full_size(document, path.stem), {}, path.name, path.stem)
+    assert full.name == f"{path.stem}-full"
+    assert full.arms.keys() == asked.arms.keys()
+    grown = [arm for arm in full.arms if full.arms[arm].get("train_size") == 45_000]
+    assert grown == [arm for arm in full.arms if path.stem != "tasks" or "cifar" in arm]
+    assert all(full.arms[arm]["epochs"] > asked.arms[arm]["epochs"] for arm in grown)
 
 
 def test_option_beats_environment_beats_file_beats_default(bsexp: Bsexp, tmp_path: Path) -> None:

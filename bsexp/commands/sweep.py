@@ -21,7 +21,7 @@ from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.axes import num_cells
 from bsexp.sweep.conduct import Tally, conduct, plan_first
 from bsexp.sweep.devices import default_model
-from bsexp.sweep.experiment import Experiment, read_experiment, read_toml, run_options
+from bsexp.sweep.experiment import Experiment, at_full_size, read_experiment, read_toml, run_options
 from bsexp.sweep.queue import Event
 from bsexp.sweep.signals import StopSignals
 from bsexp.sweep.tasks import Execution, Task
@@ -136,7 +136,8 @@ OF_ENGINE = {"ray_address": "ray", "slurm": "slurm"}
 
 def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
     """The experiment that a file and options ask for; the quickstart where neither says what."""
-    single, axes, notes = axes_of(given)
+    full = given.get("full", False)
+    single, axes, notes = axes_of({name: value for name, value in given.items() if name != "full"})
     overrides = dict(single)
     if "seeds" in given:
         overrides["seeds"] = given["seeds"]
@@ -152,6 +153,9 @@ def read_sweep(experiment: str | None, given: dict[str, Any]) -> Experiment:
         what, name = "", "quickstart"
     else:
         document, what, name = {"arms": _arms_from_options(given)}, "", "runs"
+    if full:
+        with naming(what):
+            document = at_full_size(document, name)
     if not given.get("tune", True):
         document.pop("tune", None)
     if axes:

@@ -24,12 +24,12 @@ from bsexp.sweep.variants import Rate, add_rungs, add_sensitivity, inherited_rat
 
 MAX_BYTES = 1_000_000
 TOP = (
-    *("name", "question", "demonstration", "run", "tune", "arms", "grid", "zip", "exclude"),
+    *("name", "question", "demonstration", "run", "full", "tune", "arms", "grid", "zip", "exclude"),
     *("target", "budgets", "sensitivity", "claims"),
 )
 TARGETS = ("val_accuracy", "val_loss", "val_accuracy_ema", "val_loss_ema", "train_accuracy", "train_loss")
 # What [run] does not take: it is said elsewhere in the file, or each time on the command line.
-ELSEWHERE = ("set", "schedule", "name", "tune", "json", "dry_run", "resume", "quiet", "verbose", "debug")
+ELSEWHERE = ("set", "schedule", "name", "tune", "full", "json", "dry_run", "resume", "quiet", "verbose", "debug")
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
         if key not in TOP:
             raise UsageError(key, "unknown key", nearest(key, TOP))
     notes: list[str] = []
+    if "full" in document:
+        at_full_size(document, name)  # What is wrong with it is told before it is asked for.
     run = run_options(document)
     refuse_lengths(run, "run.")
     refuse_lengths(overrides, "--")
@@ -254,13 +256,39 @@ def stored_experiment(place: Place) -> Experiment | None:
     )
 
 
-def run_options(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of [run], checked; keys as in the table of options. Raises UsageError."""
+def at_full_size(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The document with its [full] table laid over [run], and [full.arms.NAME] over that arm; its name ends in -full.
+
+    `name` is used where the document has none. Raises UsageError.
+    """
+    if "full" not in document:
+        raise UsageError("--full", "the file has no [full] table", "write what is larger there: dataset, model, epochs")
+    table = dict(table_at(document["full"], "full"))
+    own = table_at(table.pop("arms", {}), "full.arms")
+    arms = dict(table_at(document.get("arms", {}), "arms"))
+    for arm, settings in own.items():
+        if arm not in arms:
+            raise UsageError(f"full.arms.{arm}", "no such arm", nearest(arm, arms))
+        arms[arm] = _laid_over(table_at(arms[arm], f"arms.{arm}"), table_at(settings, f"full.arms.{arm}"), "full.arms.")
+    over = run_options({"full": table}, "full")
+    run = _laid_over(table_at(document.get("run", {}), "run"), over, "full.")
+    rest = {key: value for key, value in document.items() if key != "full"}
+    return {**rest, "name": f"{document.get('name', name)}-full", "run": run, "arms": arms}
+
+
+def _laid_over(settings: Mapping[str, Any], over: Mapping[str, Any], place: str) -> dict[str, Any]:
+    refuse_lengths(over, place)
+    longer = any(key in over for key in LENGTHS)
+    return {**{key: value for key, value in settings.items() if not (longer and key in LENGTHS)}, **over}
+
+
+def run_options(document: Mapping[str, Any], table: str = "run") -> dict[str, Any]:
+    """The options of [run], or of another `table`, checked; keys as in the table of options. Raises UsageError."""
     options = (*options_of("run"), *options_of("sweep"))
     known = {option.name: option for option in options if option.name not in ELSEWHERE}
     checked = {}
-    for key, value in table_at(document.get("run", {}), "run").items():
-        place = f"run.{key}"
+    for key, value in table_at(document.get(table, {}), table).items():
+        place = f"{table}.{key}"
         if key == "name":
             raise UsageError(place, shown(value), "write it above the tables: name = ...")
         if key not in known:
