@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bsexp.errors import RunsFailed
+from bsexp.errors import RunsFailed, UsageError
 from bsexp.records import TIME_COLUMNS
-from bsexp.sweep.tuning import choose
+from bsexp.sweep.experiment import read_experiment
+from bsexp.sweep.tuning import Tune, choose
 from tests.conftest import ROOT, Bsexp
 
 TINY = """
@@ -241,6 +242,24 @@ def test_grid_zip_and_exclude_make_the_stated_cells(bsexp: Bsexp, tmp_path: Path
 
 def trial(arm: str, lr: float, loss: float | None, seed: int = 7, status: str = "finished") -> dict[str, object]:
     return {"arm": arm, "lr": lr, "seed": seed, "val_loss": loss, "status": status}
+
+
+def test_a_rate_may_be_chosen_by_the_loss_of_averaged_weights() -> None:
+    trials = [trial("a", 0.1, 0.5) | {"val_loss_ema": 0.45}, trial("a", 0.2, 0.6) | {"val_loss_ema": 0.4}]
+    assert [row["lr"] for row in choose(trials) if row["chosen"]] == [0.1]
+    assert [row["lr"] for row in choose(trials, "val_loss_ema") if row["chosen"]] == [0.2]
+    assert [row["val_loss"] for row in choose(trials, "val_loss_ema")] == [0.45, 0.4]
+    document = {"arms": {"a": {"schedule": "fixed-small"}}, "tune": {"lr": [0.1, 0.2], "metric": "val_loss_ema"}}
+    asked = read_experiment(document, {}, "", "x")
+    assert asked.tune is not None
+    assert asked.tune.metric == "val_loss_ema"
+    assert Tune.of(asked.tune.stored()) == asked.tune
+    # Results tuned before there was a choice are those of the last weights.
+    assert Tune.of({"lr": [0.1], "seeds": [7]}).metric == "val_loss"
+    with pytest.raises(UsageError, match="arm a averages no weights"):
+        read_experiment({**document, "run": {"averaging": "none"}}, {}, "", "x")
+    with pytest.raises(UsageError, match=r"tune.metric: 'test_loss'"):
+        read_experiment({**document, "tune": {"lr": [0.1], "metric": "test_loss"}}, {}, "", "x")
 
 
 def test_the_rate_with_the_lowest_mean_validation_loss_is_chosen() -> None:

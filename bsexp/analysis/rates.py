@@ -114,18 +114,18 @@ def ladders(results: "Results") -> list[Ladder]:
     for arm in results.arms:
         config = config_of(results, arm) if arm in ranges else None
         if config is not None:
-            rung = Rung(arm, config.batch_size, _as_trained(ranges[arm], config))
+            rung = Rung(arm, config.batch_size, at_own_batch(ranges[arm], config))
             # Two ways of carrying a rate to one batch are one rung: tuned, they are the same arm.
-            sets.setdefault(_apart_from_the_batch(config), {}).setdefault(rung.batch_size, rung)
+            sets.setdefault(apart_from_the_batch(config), {}).setdefault(rung.batch_size, rung)
     return [_ladder(list(rungs.values())) for rungs in sets.values() if len(rungs) >= FEWEST_TUNED]
 
 
-def _apart_from_the_batch(config: RunConfig) -> str:
+def apart_from_the_batch(config: RunConfig) -> str:
     kept: dict[str, Any] = {name: value for name, value in config.model_dump(mode="json").items() if name not in ALONG}
     return json.dumps(kept, sort_keys=True)
 
 
-def _as_trained(rates: Usable, config: RunConfig) -> Usable:
+def at_own_batch(rates: Usable, config: RunConfig) -> Usable:
     factor = 1.0
     if config.lr_scaling is not None:
         factor = scaling_rule(config.lr_scaling, config.optimizer)(config.batch_size / config.reference_batch)

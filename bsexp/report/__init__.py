@@ -30,6 +30,7 @@ FIGURES = (
     "shadow",
     "time",
     "rates",
+    "critical",
 )
 # What not every report has: an earlier one's is removed where this one has none.
 SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")
@@ -107,6 +108,7 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
     StoreError where the folder cannot be written.
     """
     from bsexp.analysis.verdicts import judge_results
+    from bsexp.report.critical_ladders import critical_parts
     from bsexp.report.document import build, render_html, render_markdown
     from bsexp.report.drawing import png_bytes, svg_bytes
     from bsexp.report.figures import draw
@@ -132,6 +134,8 @@ def write_report(results: "Results", folder: Path, hardware: "Hardware | None" =
             figures |= {"verdicts.png": png_bytes(glance), "verdicts.svg": svg_bytes(glance)}
             shown = picture(findings, "verdicts")
     parts, drawn = ladder_parts(results)
+    critical, more = critical_parts(results)
+    parts, drawn = [*parts, *critical], {**drawn, **more}
     for stem, figure in drawn.items():
         figures |= {f"{stem}.png": png_bytes(figure), f"{stem}.svg": svg_bytes(figure)}
     document = build(results, groups, stems, findings, shown, parts)

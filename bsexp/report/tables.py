@@ -215,8 +215,10 @@ def tuning_table(results: "Results") -> Table | None:
         cells.append(Cell(seeds) if isinstance(seeds, str) else _value(seeds, numbers.count))
         around = usable_text(ranges[row["arm"]]) if chosen and row["arm"] in ranges else ""
         rows.append([*cells, Cell(status), Cell(f"chosen, {place}" if chosen else ""), Cell(around)])
+    averaged = results.definition.get("tune", {}).get("metric") == "val_loss_ema"
     note = (
-        "Chosen by validation loss, on seeds that are not among the reported ones; the test split was not looked at. "
+        f"Chosen by validation loss{' of averaged weights' if averaged else ''}, on seeds that are not among the "
+        "reported ones; the test split was not looked at. "
         f"Usable: the rates next to the chosen one whose loss is at most {NEAR:.0%} above its own; ≤ and ≥ where none "
         "beyond was tried."
     )

@@ -131,7 +131,7 @@ def _tune(
             tally.planned = len(tasks)
             tally.failed = len(tasks) - len(summaries) if means.maker else 0
             return None
-        rows = choose(summaries)
+        rows = choose(summaries, experiment.tune.metric)
         beyond = rates_beyond(rows)
         if not means.extend_grid or not beyond:
             break

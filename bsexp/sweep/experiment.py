@@ -19,7 +19,7 @@ from bsexp.store.tables import read_definition
 from bsexp.sweep.axes import read_seeds, table_at, tables_at
 from bsexp.sweep.budgets import settle
 from bsexp.sweep.cells import cross, read_arm, refuse_lengths
-from bsexp.sweep.tuning import Tune, read_tune
+from bsexp.sweep.tuning import Tune, check_measured, read_tune
 from bsexp.sweep.variants import Rate, add_rungs, add_sensitivity, inherited_rates, split_inherited
 
 MAX_BYTES = 1_000_000
@@ -149,6 +149,8 @@ def _read(document: Mapping[str, Any], overrides: Mapping[str, Any], name: str) 
     settled = {arm: settle(settings, f"arms.{arm}.", execution.get("hardware")) for arm, settings in cells.items()}
     arms = add_rungs(settled, document)
     tune = read_tune(document["tune"], base, notes) if "tune" in document else None
+    if tune:
+        check_measured(tune, arms)
     if tune and set(tune.seeds) & set(seeds):
         raise UsageError("tune.seeds", _listed(tune.seeds), "they must differ from the reported seeds")
     asked = Experiment(

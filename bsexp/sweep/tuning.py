@@ -16,6 +16,7 @@ from bsexp.store.paths import Experiment as Place
 from bsexp.sweep.axes import note_doubles, read_seeds, table_at
 from bsexp.sweep.variants import LR_FACTOR, default_rate
 
+METRICS = ("val_loss", "val_loss_ema")
 COLUMNS = ("arm", "lr", "seeds", "val_loss", "place", "chosen", "status")
 
 
@@ -24,12 +25,13 @@ class Tune:
     """What is chosen for each arm, on validation: the learning rate that minimises the mean loss over `seeds`.
 
     Of the rates `lr` or, where `factors` are given, of these times the arm's default: that of its data set, or of its
-    optimizer. Exactly one of the two is empty.
+    optimizer. Exactly one of the two is empty. `metric`: which loss, of the last or of the averaged weights.
     """
 
     lr: tuple[float, ...]
     seeds: tuple[int, ...]
     factors: tuple[float, ...] = ()
+    metric: str = METRICS[0]
 
     @property
     def num_rates(self) -> int:
@@ -46,18 +48,20 @@ class Tune:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "Tune":
         """The rule that `stored` gave."""
-        return cls(tuple(stored.get("lr", ())), tuple(stored["seeds"]), tuple(stored.get(LR_FACTOR, ())))
+        factors, metric = tuple(stored.get(LR_FACTOR, ())), stored.get("metric", METRICS[0])
+        return cls(tuple(stored.get("lr", ())), tuple(stored["seeds"]), factors, metric)
 
     def stored(self) -> dict[str, Any]:
         """As it is kept beside results."""
         grid = {"lr": list(self.lr)} if self.lr else {LR_FACTOR: list(self.factors)}
-        return {**grid, "seeds": list(self.seeds)}
+        metric = {"metric": self.metric} if self.metric != METRICS[0] else {}
+        return {**grid, "seeds": list(self.seeds), **metric}
 
 
 def read_tune(table: Any, base: Mapping[str, Any], notes: list[str]) -> Tune:
     """The rule of [tune]; `base` is [run]. Notes doubled values. Raises UsageError."""
     table = table_at(table, "tune")
-    known = ("lr", LR_FACTOR, "seeds")
+    known = ("lr", LR_FACTOR, "seeds", "metric")
     for key in table:
         if key not in known:
             raise UsageError(f"tune.{key}", "unknown key", nearest(key, known))
@@ -73,11 +77,25 @@ def read_tune(table: Any, base: Mapping[str, Any], notes: list[str]) -> Tune:
     distinct = tuple(sorted(set(checked)))
     note_doubles(place, len(checked) - len(distinct), notes)
     seeds = read_seeds(table.get("seeds", [100]), "tune.seeds", notes)
-    return Tune((), seeds, distinct) if key == LR_FACTOR else Tune(distinct, seeds)
+    metric = table.get("metric", METRICS[0])
+    if metric not in METRICS:
+        raise UsageError("tune.metric", shown(metric), nearest(metric, METRICS))
+    return Tune((), seeds, distinct, metric) if key == LR_FACTOR else Tune(distinct, seeds, (), metric)
 
 
-def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_measured(tune: Tune, arms: Mapping[str, Mapping[str, Any]]) -> None:
+    """UsageError for the first arm whose runs don't have what they are chosen by."""
+    for arm, settings in arms.items():
+        if tune.metric.endswith("_ema") and settings.get("averaging") == "none":
+            raise UsageError(
+                "tune.metric", tune.metric, f"arm {arm} averages no weights: give it averaging, or val_loss"
+            )
+
+
+def choose(summaries: Iterable[dict[str, Any]], metric: str = METRICS[0]) -> list[dict[str, Any]]:
     """A row per arm and rate with `chosen` and its place in the grid, from the summaries of the tuning runs.
+
+    `val_loss` is the mean of the `metric` that is chosen by.
 
     A rate at which a seed didn't train counts as infinitely bad. Ties go to the smaller rate. Raises RunsFailed where
     no rate of an arm trained.
@@ -87,7 +105,7 @@ def choose(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         found.setdefault(summary["arm"], {}).setdefault(summary["lr"], []).append(summary)
     rows = []
     for arm, rates in found.items():
-        losses = {lr: _mean_loss(runs) for lr, runs in sorted(rates.items())}
+        losses = {lr: _mean_loss(runs, metric) for lr, runs in sorted(rates.items())}
         best = min(losses, key=lambda lr: losses[lr])
         if losses[best] == math.inf:
             raise RunsFailed(
@@ -130,10 +148,10 @@ def rates_beyond(rows: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def _mean_loss(runs: list[dict[str, Any]]) -> float:
+def _mean_loss(runs: list[dict[str, Any]], metric: str) -> float:
     if any(run["status"] != "finished" for run in runs):
         return math.inf
-    return math.fsum(run["val_loss"] for run in runs) / len(runs)
+    return math.fsum(run[metric] for run in runs) / len(runs)
 
 
 def write_choice(place: Place, rows: list[dict[str, Any]]) -> dict[str, float]:
