@@ -363,6 +363,10 @@ def test_the_best_of_a_set_is_picked_on_tuning_seeds_alone() -> None:
     assert pick(["b2", "b"], data, [100, 101]) == "b"
     none = only(judge([best], {key: value for key, value in data.items() if key[1] < 100}))
     assert (none.text, none.num_pairs) == ("inconclusive", 0)
+    # A set of one has nothing to pick: with another's rate it has no tuning of its own.
+    one = claim(arms=(("a", "a2"), ("b",)), kind="best-of-a-set", tuning_seeds=(100, 101))
+    found = only(judge([one], {key: value for key, value in data.items() if key not in (("b", 100), ("b", 101))}))
+    assert (found.arms, found.text) == (("a", "b"), "supported")
 
 
 def costs(first: list[float], second: list[float]) -> Runs:

@@ -114,6 +114,9 @@ def _arms(claim: Claim, outcomes: Outcomes) -> tuple[tuple[str, ...] | None, lis
         return tuple(str(arm) for arm in claim.arms), []
     picked, notes = [], []
     for several in claim.arms:
+        if len(several) == 1:  # Nothing to pick, also where the arm has another's rate and no tuning of its own.
+            picked.append(str(several[0]))
+            continue
         best = pick([str(arm) for arm in several], outcomes, claim.tuning_seeds)
         if best is None:
             return None, []

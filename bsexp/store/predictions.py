@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PER_NAT, MOST = 4096, 512
 WHICH = {"": "last", "_ema": "averaged"}
+KEPT = ("classes", "losses")  # By a run, of each test image.
 HASHES = {which: f"config_hash{ending}" for ending, which in WHICH.items()}
 PRODUCTS = {"test_accuracy": "_accuracy_products", "test_loss": "_loss_products"}
 Arrays = Mapping[str, Any]
@@ -127,16 +128,16 @@ def _by_test_set(found: Iterable[tuple[str, RunFolder]]) -> list[Members]:
     for config_hash, folder in found:
         arrays = read_arrays(folder.predictions)
         if "labels" in arrays:
-            names = [f"{which}_{what}" for which in WHICH.values() for what in ("classes", "losses")]
+            names = [f"{which}_{kept}" for which in WHICH.values() for kept in KEPT]
             shapes = {arrays[name].shape for name in names if name in arrays}
-            _check(shapes == {arrays["labels"].shape}, folder.predictions)
+            _check(shapes <= {arrays["labels"].shape}, folder.predictions)
             tests.setdefault(arrays["labels"].tobytes(), []).append((config_hash, arrays))
     return list(tests.values())
 
 
 def _having(members: Members, which: str) -> Members:
     """Those with predictions of these weights."""
-    return [(key, arrays) for key, arrays in members if f"{which}_classes" in arrays]
+    return [(key, arrays) for key, arrays in members if all(f"{which}_{kept}" in arrays for kept in KEPT)]
 
 
 def _hashes(members: Members) -> list[str]:
@@ -176,7 +177,8 @@ def _stacked(members: Members, names: set[str]) -> dict[str, Any]:
         found = {which: _stack(having, which)} if which in names and having else {}
         for metric, ending in PRODUCTS.items():
             if having and which + ending in names:
-                found[which + ending] = _packed_table(_table(having, which, metric))
+                kind = numpy.uint32 if metric == "test_accuracy" else numpy.float64
+                found[which + ending] = _packed_table(_table(having, which, metric)).astype(kind)
         if found:
             whole |= {HASHES[which]: numpy.array(_hashes(having)), **found}
     return whole
@@ -199,9 +201,8 @@ def _packed_table(table: Products) -> "numpy.ndarray":
     import numpy
 
     whole = numpy.block([[numpy.array([[table.num]]), table.sums[None, :]], [table.sums[:, None], table.products]])
-    triangle = whole[numpy.tril_indices(len(whole))]
-    counts = triangle.astype(numpy.uint32)
-    return counts if numpy.array_equal(counts, triangle) else triangle
+    triangle: numpy.ndarray = whole[numpy.tril_indices(len(whole))]
+    return triangle
 
 
 def _unpacked(triangle: "numpy.ndarray", runs: int, place: Experiment) -> Products:
