@@ -234,6 +234,10 @@ def test_a_sweep_declares_judges_and_gives_the_same_from_packed_results(made: Pa
     again = judge_results(load_results(packed))
     assert again is not None
     assert again.judged[0] == judged
+    # Of what sensitivity added, updates are of no use to a report.
+    kept = load_results(packed)
+    assert {arm for arm in kept.evals["arm"] if "lr_factor" in arm} == set(results.definition["variants"])
+    assert set(kept.steps["arm"]) == set(runs["arm"]) - set(results.definition["variants"])
     with np.load(packed / "test_predictions.npz") as arrays:
         # The claim is about losses, and about these three arms and their variants, not about what is only tried.
         assert set(arrays) == {"last_loss_products", "config_hash"}

@@ -28,7 +28,8 @@ BY_IMAGE = ("test_loss", "test_accuracy", "test_loss_ema", "test_accuracy_ema", 
 def pack(place: Experiment) -> int:
     """Write runs.csv, evals.csv.gz, steps.csv.gz (the first seed of each arm), test_predictions.npz, environments.json
     and, where something was decided along runs, decisions.csv.gz beside the run folders (what policies saw, of the
-    first seed of each arm as well); bytes written. A folder that is packed already is left alone.
+    first seed of each arm as well); bytes written. A folder that is packed already is left alone. Of the variants of
+    [sensitivity], which only verdicts speak of, neither updates nor decisions are kept.
 
     Of predictions is kept what claims speak of, of the arms that they name: sums over the images of answers or losses,
     and of products of two runs', which is all that intervals depend on (store.products); classes where twins are
@@ -39,19 +40,27 @@ def pack(place: Experiment) -> int:
             return 0
         raise StoreError("results", f"{place.path}: no runs in it", "bsexp sweep makes some")
     results = load_results(place.path)
-    first = results.steps.groupby("arm")["seed"].transform("min")
+    steps = _without_variants(results, results.steps)
     write_text(place.runs_table, _text(results.runs))
     _write_zipped(place.evals_table, _text(results.evals))
-    _write_zipped(place.steps_table, _text(results.steps[results.steps["seed"] == first]))
+    _write_zipped(place.steps_table, _text(steps[_of_first_seed(steps)]))
     if results.decisions is not None:
-        decisions = results.decisions.copy()
-        decisions.loc[decisions["seed"] != decisions.groupby("arm")["seed"].transform("min"), SEEN] = float("nan")
+        decisions = _without_variants(results, results.decisions).copy()
+        decisions.loc[~_of_first_seed(decisions), SEEN] = float("nan")
         _write_zipped(place.decisions_table, _text(decisions))
     write_json(place.environments, _told_once(results.environments))
     _write_predictions(place, results)
     tables = (place.runs_table, place.evals_table, place.steps_table, place.decisions_table)
     files = (*tables, place.environments, place.predictions)
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+def _of_first_seed(frame: "pandas.DataFrame") -> "pandas.Series[bool]":
+    return frame["seed"] == frame.groupby("arm")["seed"].transform("min")
+
+
+def _without_variants(results: "Results", frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    return frame[~frame["arm"].str.partition(" (")[0].isin(results.definition.get("variants", {}))]
 
 
 def _told_once(environments: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import io
 import math
 import operator
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -145,10 +145,12 @@ def read_runs_table(path: Path) -> "pandas.DataFrame":
     return frame_of(table, wanted)
 
 
-def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas.DataFrame":
+def read_packed_rows(
+    path: Path, row: type, runs: "pandas.DataFrame", spared: Container[str] = ()
+) -> "pandas.DataFrame":
     """steps.csv.gz or evals.csv.gz of a packed folder, whose rows must belong to `runs` and end where those ended.
 
-    Raises StoreError with file and line.
+    `spared`: arms that need no rows in steps.csv.gz. Raises StoreError with file and line.
     """
     known = KEY | EVALS if row is EvalRow else {name: KEY[name] for name in KEY if name != "lr"} | STEPS
     wanted = {name: column for name, column in known.items() if name not in HELD_OUT["val_"]}
@@ -156,7 +158,7 @@ def read_packed_rows(path: Path, row: type, runs: "pandas.DataFrame") -> "pandas
     table = read_cells(path, wanted, WHOLE_CURE, spare)
     frame = frame_of(table, {**wanted, **{name: column for part in spare.values() for name, column in part.items()}})
     _check_forward(table, frame, ("arm", "config_hash"))
-    _check_ends(table, frame, runs, every=row is EvalRow)
+    _check_ends(table, frame, runs, row is EvalRow, spared)
     return frame
 
 
@@ -343,8 +345,12 @@ def _check_forward(table: Cells, columns: "Mapping[str, Any] | pandas.DataFrame"
         begun.add(run)
 
 
-def _check_ends(table: Cells, frame: "pandas.DataFrame", runs: "pandas.DataFrame", every: bool) -> None:
-    """Rows belong to a run of `runs` and end where it ended; `every` run not cut short has some, or each arm."""
+def _check_ends(
+    table: Cells, frame: "pandas.DataFrame", runs: "pandas.DataFrame", every: bool, spared: Container[str]
+) -> None:
+    """Rows belong to a run of `runs` and end where it ended; `every` run not cut short has some, or each arm but those
+    `spared`.
+    """
     key = ["arm", "config_hash"]
     ends = {tuple(run[:2]): run[2:] for run in runs[[*key, "samples", "status"]].itertuples(index=False, name=None)}
     last: dict[tuple[Any, ...], tuple[int, int]] = {}
@@ -358,7 +364,7 @@ def _check_ends(table: Cells, frame: "pandas.DataFrame", runs: "pandas.DataFrame
         if run in last and whole and last[run][1] != samples:
             row, found = last[run]
             raise table.refuse(row, f"{' '.join(run)} ends at {found} samples, the run ended at {samples}")
-        missing = run not in last if every else run[0] not in begun
+        missing = run not in last if every else not (run[0] in begun or run[0].partition(" (")[0] in spared)
         if whole and missing:
             raise StoreError("results", f"{table.path}: no rows of {' '.join(run)}", table.cure)
 

@@ -6,7 +6,7 @@ line, never guessed.
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ def load_results(folder: str | Path, skipped: SKIPPED | None = None) -> Results:
         skipped(error)
 
     if experiment.packed:
-        frames = _packed(experiment, leave_out)
+        frames = _packed(experiment, definition.get("variants", {}), leave_out)
         planned = len(frames.runs)
     else:
         frames = _unpacked(experiment, leave_out)
@@ -248,10 +248,10 @@ def _joined(
     return pandas.DataFrame(found).sort_values(["arm", "seed", "config_hash", "step"], ignore_index=True)
 
 
-def _packed(experiment: Experiment, skipped: SKIPPED) -> _Frames:
+def _packed(experiment: Experiment, variants: Container[str], skipped: SKIPPED) -> _Frames:
     runs = reading.read_runs_table(experiment.runs_table)
     evals, steps = (
-        _kept(partial(reading.read_packed_rows, path, row, runs), _joined([], [], key, row), skipped)
+        _kept(partial(reading.read_packed_rows, path, row, runs, variants), _joined([], [], key, row), skipped)
         for path, key, row in (
             (experiment.evals_table, EVAL_KEY, EvalRow),
             (experiment.steps_table, STEP_KEY, StepRow),
