@@ -109,9 +109,9 @@ def test_only_constant_rates_tuned_and_read_on_averaged_weights_speak() -> None:
 
 def test_the_report_tells_and_draws_it(tmp_path: Path) -> None:
     written = write_report(planted(24), tmp_path / "report")
-    assert {"critical.png", "critical.svg"} <= set(written.figures)
+    assert {"critical-batch.png", "critical-batch.svg"} <= set(written.figures)
     text = (tmp_path / "report" / "report.md").read_text("utf-8")
     assert "## Critical batch" in text
     assert "the critical batch is" in text
     write_report(results(), tmp_path / "report")
-    assert not (tmp_path / "report" / "critical.png").exists()
+    assert not (tmp_path / "report" / "critical-batch.png").exists()

@@ -30,7 +30,7 @@ FIGURES = (
     "shadow",
     "time",
     "rates",
-    "critical",
+    "critical-batch",
 )
 # What not every report has: an earlier one's is removed where this one has none.
 SOMETIMES = re.compile(rf"({'|'.join(FIGURES)})(--[a-z0-9.-]+)?\.(png|svg)|times\.csv")

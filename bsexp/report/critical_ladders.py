@@ -28,7 +28,8 @@ TITLE = "Critical batch"
 def critical_parts(results: "Results") -> tuple[list[LadderPart], dict[str, Figure]]:
     """The parts of a report about critical batches, and their figures by the names of their files."""
     found = critical_ladders(results)
-    stems = ["critical" if len(found) == 1 else f"critical--{number}" for number in range(1, len(found) + 1)]
+    endings = [""] if len(found) == 1 else [f"--{number}" for number in range(1, len(found) + 1)]
+    stems = [f"critical-batch{ending}" for ending in endings]
     pairs = list(zip(found, stems, strict=True))
     parts = [LadderPart(sentence(ladder), _picture(ladder, stem), _table(ladder)) for ladder, stem in pairs]
     return parts, {stem: _draw(ladder) for ladder, stem in pairs}
