@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bsexp.analysis.critical_ladder import CriticalLadder, Size, critical_ladders
 from bsexp.analysis.paired import mean_interval
 from bsexp.report import numbers
-from bsexp.report.drawing import End, label_ends, set_scale, style
+from bsexp.report.drawing import End, label_ends, labelled_line, set_scale, style
 from bsexp.report.ladders import LadderPart
 from bsexp.report.palette import FAINT, Look, look
 from bsexp.report.tables import Cell, Table
@@ -145,9 +145,8 @@ def _draw(ladder: CriticalLadder) -> Figure:
             )
             for name, values, looks, width in curves:
                 inside = values >= axes.get_ylim()[0]
-                x, y = line[inside], values[inside]
-                axes.plot(x, y, color=looks.color, linestyle=looks.dashes, linewidth=width, zorder=2)
-                labels.append(End(float(x[-1]), float(y[-1]), name, looks))
+                if inside.any():  # A fit may lie below all that was measured.
+                    labels.append(labelled_line(axes, line[inside], values[inside], name, looks, width))
             if fit.estimate.low is not None and fit.estimate.high is not None:
                 axes.axvspan(fit.estimate.low, fit.estimate.high, color=own.color, alpha=0.1, linewidth=0)
         label_ends(axes, labels)

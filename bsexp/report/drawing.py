@@ -152,6 +152,12 @@ def set_scale(axes: Axes, which: str, kind: str, low: float, high: float) -> Non
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
+def labelled_line(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, looks: Look, width: float) -> End:
+    """Draw a line; its end, for `label_ends`."""
+    axes.plot(x, y, color=looks.color, linestyle=looks.dashes, linewidth=width, zorder=2)
+    return End(float(x[-1]), float(y[-1]), name, looks)
+
+
 def label_ends(axes: Axes, ends: Sequence[End], names: Iterable[str] = ()) -> None:
     """Write each line's name at its end, in its colour; names are pushed apart where they would overlap.
 

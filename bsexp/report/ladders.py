@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from bsexp.analysis.rates import NEAR, Ladder, Usable, ladders
 from bsexp.report import numbers
-from bsexp.report.drawing import End, label_ends, set_scale, style
+from bsexp.report.drawing import label_ends, labelled_line, set_scale, style
 from bsexp.report.palette import FAINT, Look, look
 from bsexp.report.tables import Cell, Table, usable_text
 from bsexp.report.wording import Picture
@@ -132,10 +132,10 @@ def _draw(ladder: Ladder) -> Figure:
         set_scale(axes, "x", "log2", ends[0] / 1.2, ends[1] * 1.2)
         set_scale(axes, "y", "log", min(every) / 1.6, max(every) * 1.6)
         faint, own = Look(FAINT, FAINT, (0, (1, 2)), "o"), look(0)
-        labels = [_line(axes, ends, line, name, faint, 1.0) for name, line in lines.items()]
+        labels = [labelled_line(axes, ends, line, name, faint, 1.0) for name, line in lines.items()]
         if ladder.fit.says == "estimate":
             line = np.exp(centre[1] + ladder.fit.estimate.mean * (np.log(ends) - centre[0]))
-            labels.append(_line(axes, ends, line, f"fit: power {_power(ladder.fit.estimate.mean)}", own, 2.0))
+            labels.append(labelled_line(axes, ends, line, f"fit: power {_power(ladder.fit.estimate.mean)}", own, 2.0))
         for rung, fitted in zip(ladder.rungs, within, strict=True):
             _range(axes, rung.batch_size, rung.rates, own)
             face = own.color if fitted else "white"
@@ -143,11 +143,6 @@ def _draw(ladder: Ladder) -> Figure:
             axes.plot(*spot, marker="o", markersize=8, color=own.color, markerfacecolor=face, zorder=5)
         label_ends(axes, labels)
         return figure
-
-
-def _line(axes: Axes, ends: np.ndarray, line: np.ndarray, name: str, looks: Look, width: float) -> End:
-    axes.plot(ends, line, color=looks.color, linestyle=looks.dashes, linewidth=width, zorder=2)
-    return End(float(ends[-1]), float(line[-1]), name, looks)
 
 
 def _range(axes: Axes, size: float, rates: Usable, looks: Look) -> None:
