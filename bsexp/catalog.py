@@ -197,6 +197,11 @@ def find_model(name: str) -> Model:
         raise UsageError("model", f"unknown name {name!r}", nearest(name, [*MODELS, "torchvision:NAME"])) from None
 
 
+def is_factory(name: str) -> bool:
+    """Whether `name` is the user's own `module:factory`, of which nothing is known."""
+    return ":" in name and not name.startswith("torchvision:")
+
+
 def num_trained(num_images: int, val_fraction: float, train_size: int | None) -> int:
     """Samples trained on: the training file less the validation split, or the subset asked for.
 

@@ -16,6 +16,7 @@ import tomli_w
 
 from bsexp import load_results
 from bsexp.analysis.hardware import HardwareTable, time_ratio
+from bsexp.commands.trying import RAMP_SHARE, RAMP_UPDATES
 from bsexp.records import HardwareRow
 from bsexp.store.hardware import read_hardware, write_hardware
 from bsexp.store.measured import read_trials
@@ -62,11 +63,14 @@ PER_UPDATE, PER_SAMPLE = 1e-3, 2e-6
 GPU_LIKE = PLACE / "gpu-like.csv"
 GRID_SEEDS, FACTORS = "1000-1005", (0.5, 1.0, 2.0)
 TOLERANCE, METRIC = 0.25, "val_loss"
+# An advice is good that takes no longer than this over the fastest.
+NEAR = 1.1
 
 
-def bsexp(*arguments: str) -> None:
-    """Run the program; what it says goes on to the terminal."""
-    subprocess.run([sys.executable, "-m", "bsexp", *arguments], check=True, stdout=subprocess.DEVNULL)
+def bsexp(*arguments: str) -> str:
+    """Run the program: what it prints on stdout; what it says of its progress goes on to the terminal."""
+    found = subprocess.run([sys.executable, "-m", "bsexp", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return found.stdout
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -122,9 +126,13 @@ def make(task: str, work: Path) -> None:
         "grid": {"lr": rates},
         "arms": arms_of(question, advice),
     }
-    file = work / f"{task}-grid.toml"
+    file = _grid_file(task, work)
     file.write_text(tomli_w.dumps(document))
     bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+
+
+def _grid_file(task: str, work: Path) -> Path:
+    return work / f"{task}-grid.toml"
 
 
 # -- what came of it
@@ -156,7 +164,8 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     machines = {}
     for label, table in tables.items():
         ratios = {arm: time_ratio(table, made, updates[DECAY]).value for arm, made in updates.items()}
-        equal = {arm: ratios[arm] for arm in best if best[arm] - best[DECAY] <= margin}
+        # What ends as decay does is decay, however little decay brings.
+        equal = {arm: ratios[arm] for arm in best if arm == DECAY or best[arm] - best[DECAY] <= margin}
         fastest = min(equal, key=lambda arm: equal[arm])
         arm = _advised(advice, label)
         machines[label] = {
@@ -176,8 +185,16 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         "intervals": intervals,
         "held": sum(held),
         "of": len(held),
-        "samples_share": _spent(work / task, question) / float(runs["samples"].sum()),
+        **_shares(task, work, question),
     }
+
+
+def _shares(task: str, work: Path, question: Question) -> dict[str, float]:
+    """Samples that the advice trained, over the grid's: as whole runs, and as a sweep that shares beginnings trains."""
+    plan = json.loads(bsexp("plan", str(_grid_file(task, work)), "--out", str(work / "planned"), "--json"))
+    spent = _spent(work / task, question)
+    whole = float(plan["samples"])
+    return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - plan["samples_shared"])}
 
 
 def _losses(runs: Any, arm: str, rate: float) -> list[float]:
@@ -198,10 +215,12 @@ def _updates(question: Question, arms: dict[str, Any], lr: float) -> dict[str, A
 
 
 def _spent(place: Path, question: Question) -> float:
-    """Samples that the advice trained: its trunks, and what each trial added."""
+    """Samples that the advice trained: its range test and its trunks, and what each trial added."""
     total = question.total_samples
     rows = read_trials(place / "trials.csv")
-    spent = len({row.seed for row in rows}) * 0.8 * total
+    low, high = RAMP_UPDATES
+    ramp = min(high, max(low, round(RAMP_SHARE * total / question.batch_size))) * question.batch_size
+    spent = ramp + len({row.seed for row in rows}) * 0.8 * total
     for row in rows:
         length = {RATE: RATE_SHARE, BRANCH: BRANCH_SHARE, ENDING: 1 - row.share}[row.stage]
         spent += length * total
@@ -225,7 +244,7 @@ def _advised(advice: dict[str, Any], label: str) -> str | None:
 HEAD = """# Does `bsexp advise` advise well?
 
 Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
-advised learning rate, with six seeds that the advice hadn't seen. Made again, in hours, by
+advised learning rate, with six seeds that the advice hadn't seen. {verdict} Made again, in hours, by
 
 ```
 python -m tests.advised {tasks} --work FOLDER
@@ -233,8 +252,8 @@ python -m tests.advised {tasks} --work FOLDER
 
 `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
 microseconds a sample, where large batches pay. The fastest: of all arms that end, at their best rate, no more than a
-quarter of what decaying brings worse than decay at its best rate. Losses are validation losses, in nats; times are
-relative to decay's.
+quarter of what decaying brings (`tolerated`) worse than decay at its best rate. Its loss: that of the advised schedule
+above that of decay at its best rate. Losses are validation losses, in nats; times are relative to decay's.
 """
 
 
@@ -242,6 +261,7 @@ def write_tables() -> None:
     """README.md of results/advise, from the JSON files there."""
     found = [json.loads(path.read_text()) for path in sorted(PLACE.glob("*.json")) if path.stem in TASKS]
     head = HEAD.format(
+        verdict=_verdict(found),
         arms=max(each["arms"] for each in found),
         tasks=" ".join(each["task"] for each in found),
         fixed=1e3 * PER_UPDATE,
@@ -259,12 +279,16 @@ def write_tables() -> None:
             lines.append(f"| {' | '.join(cells)} |".replace("-0.", "−0."))
     lines += [
         "",
-        "| task | learning rate | 90 % intervals that held the truth | samples, of the grid's |",
-        "|---|---:|---:|---:|",
+        "Samples that the advice trained, of the grid's: of its runs, each trained whole, and of what a sweep trains",
+        "that makes a beginning once for all runs that share it.",
+        "",
+        "| task | learning rate | 90 % intervals that held the truth | of the grid's runs | of what was trained |",
+        "|---|---:|---:|---:|---:|",
     ]
     for each in found:
-        share = f"{100 * each['samples_share']:.1f} %"
-        lines.append(f"| {each['task']} | {each['learning_rate']:g} | {each['held']} of {each['of']} | {share} |")
+        shares = [f"{100 * each[name]:.1f} %" for name in ("share_of_runs", "share_of_trained")]
+        cells = [each["task"], f"{each['learning_rate']:g}", f"{each['held']} of {each['of']}", *shares]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| task | candidate | said | truth ± standard error | held |", "|---|---|---:|---:|---|"]
     for each in found:
         for one in each["intervals"]:
@@ -273,6 +297,20 @@ def write_tables() -> None:
             cells = [each["task"], f"`{one['arm']}`", said.replace("-", "−"), truth.replace("-", "−")]
             lines.append(f"| {' | '.join([*cells, 'yes' if one['held'] else 'no'])} |")
     (PLACE / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _verdict(found: list[dict[str, Any]]) -> str:
+    """What of it came out as an advice should: of all tasks and machines together."""
+    told = [(machine, each["margin"]) for each in found for machine in each["machines"].values()]
+    # Nothing recommended: the user stays with decay.
+    near = sum((machine["its_time"] or 1.0) <= NEAR * machine["fastest_time"] for machine, _ in told)
+    kept = sum((machine["its_loss"] or 0.0) <= margin for machine, margin in told)
+    held, of = (sum(each[name] for each in found) for name in ("held", "of"))
+    return (
+        f"Of {len(told)} pieces of advice (a task on a machine) {near} take at most {100 * (NEAR - 1):.0f} % longer "
+        f"than the fastest schedule of equal quality, and {kept} lose no more than is tolerated; of the 90 % intervals "
+        f"{held} of {of} held the truth."
+    )
 
 
 def main() -> None:

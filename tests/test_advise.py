@@ -45,6 +45,7 @@ from bsexp.sweep.experiment import read_experiment
 from bsexp.sweep.verifying import num_seeds, verification
 from tests.conftest import Bsexp
 from tests.test_figures import texts
+from tests.test_find import interrupted
 
 ARMS = ["decay", "constant", "growing"]
 COLUMN = columns(TrialRow).index("seed")
@@ -472,7 +473,7 @@ QUICK = (
 
 
 def put_table(folder: Path, about: dict[str, Any] | None = None) -> None:
-    sizes = [4, 8, 16, 32, 64, 128]
+    sizes = [2, 4, 8, 16, 32, 64, 128]
     rows = [
         HardwareRow("cpu", size, size, (size + 20) * 1e-5, 1e-7, size / ((size + 20) * 1e-5), None) for size in sizes
     ]
@@ -494,9 +495,9 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
     assert arms[:6] == ["decay", "constant", "growing", "hybrid", "late-switch", "one-cycle"]
     assert document["candidates"][2]["times"][0]["ratio"]["value"] < 1
     kept = json.loads((place / "advice.json").read_text())
-    assert {name: kept[name] for name in document if name in kept and name not in ("schema_version", "file")} == {
-        name: value for name, value in document.items() if name in kept and name not in ("schema_version", "file")
-    }
+    assert kept == {name: value for name, value in document.items() if name != "file"}
+    if kept["verify"]:
+        assert kept["verify"]["file"] == "verify.toml"
     # As if it had been interrupted.
     lines = trials.splitlines(keepends=True)
     (place / "trials.csv").write_bytes(b"".join(lines[:10] + lines[20:]))
@@ -517,6 +518,52 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
             assert tomllib.load(file)["claims"][0]["control"] == "constant"
         planned = bsexp("plan", str(place / "verify.toml"), "--underpowered")
         assert planned.returncode == 0, planned.stderr
+
+
+OWN_NET = """
+import torch
+
+def net(image_shape, num_classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, {width}), torch.nn.ReLU(),
+                               torch.nn.Linear({width}, num_classes))
+"""
+
+
+def test_a_network_of_ones_own_with_a_rate_looked_for_interrupted_and_then_edited(bsexp: Bsexp, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_NET.format(width=16))
+    settings = [word for word in QUICK if word not in ("--lr", "0.05")]
+    asked = ["advise", "--model", "mine:net", *settings, "--metric", "val_accuracy", "--workers", "2"]
+    for name in ("whole", "cut"):
+        put_table(tmp_path / "results" / name)
+    whole = bsexp(*asked, "--name", "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    document = json.loads(whole.stdout)
+    rows = read_trials(tmp_path / "results" / "whole" / "trials.csv")
+    tried = sorted({row.lr for row in rows if row.stage == "rate"})
+    assert len(tried) >= 4
+    assert document["learning_rate"] in tried
+    assert document["metric"] == "val_accuracy"
+    assert [time["machine"] for time in document["candidates"][0]["times"]] == ["here", "here, 2 workers"]
+    assert document["for"] == "here, 2 workers"
+
+    words = interrupted(tmp_path, [*asked, "--name", "cut"], lambda line: " at 0.2 of the budget" in line)
+    assert "Traceback" not in words
+    assert 0 < len(read_trials(tmp_path / "results" / "cut" / "trials.csv")) < len(rows)
+    resumed = bsexp(*asked, "--name", "cut", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    found = json.loads(resumed.stdout)
+    trials = [(tmp_path / "results" / name / "trials.csv").read_bytes() for name in ("whole", "cut")]
+    assert trials[0] == trials[1]
+    apart = {"file", "seconds", "verify"}
+    assert {name: found[name] for name in found.keys() - apart} == {
+        name: document[name] for name in document.keys() - apart
+    }
+    # Under the same name it is another network now.
+    (tmp_path / "mine.py").write_text(OWN_NET.format(width=24))
+    edited = bsexp(*asked, "--name", "cut")
+    assert edited.returncode == 5
+    assert "model_source" in edited.stderr
+    assert (tmp_path / "results" / "cut" / "trials.csv").read_bytes() == trials[1]
 
 
 def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_beyond_the_sizes_tried_there_is_only_a_bound() -> None:
     (far,) = critical_ladders(planted(4000))
     assert far.fit.says == "at least"
     assert sentence(far).startswith("Only a bound of the critical batch can be told")
+    # No line is drawn then, and none is explained.
+    captions = [critical_parts(planted(critical))[0][0].figure.caption for critical in (24, 4000)]
+    assert ["Line: the fit" in caption for caption in captions] == [True, False]
     (near,) = critical_ladders(planted(1))
     assert near.fit.says == "at most"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsexp.catalog import MODELS
+from bsexp.catalog import MODELS, is_factory
 from bsexp.errors import SetupError, UsageError
-from bsexp.models import BUILDERS, build_model, count_parameters, is_factory
+from bsexp.models import BUILDERS, build_model, count_parameters
 from bsexp.models.layers import GhostBatchNorm
 from bsexp.models.resnet import PaddedShortcut, PreActivationBlock
 

@@ -107,7 +107,8 @@ def test_a_row_holds_the_means_since_the_last_one_and_the_ratio_of_the_smoothed(
     found = []
     for _ in range(2):
         picks = stream.take(64)
-        found.append(unbiased_noise(*by_hand(update, model, picks, [16] * 4), 4, 64))
+        # Nothing is augmented or dropped: batches are drawn from the 400 samples alone.
+        found.append(within_epoch(unbiased_noise(*by_hand(update, model, picks, [16] * 4), 4, 64), 400))
         update.update(picks, Hyper(64, row.lr, 0.9), [64])
     assert row.grad_sq_norm == pytest.approx((found[0].grad_sq_norm + found[1].grad_sq_norm) / 2, rel=1e-9)
     assert row.grad_var == pytest.approx((found[0].grad_var + found[1].grad_var) / 2, rel=1e-9)
@@ -162,7 +163,7 @@ def test_a_measured_run_goes_on_to_the_same_bytes(digits: Images, after: int) ->
 
 
 def test_what_is_not_finite_is_no_measurement() -> None:
-    log = NoiseLog(1000)
+    log = NoiseLog(1000, None)
     for k, (of_parts, of_whole) in enumerate([(10.0, 4.0), (math.inf, 4.0), (math.nan, math.nan), (10.0, 4.0)]):
         log.follow(Norms(torch.tensor([of_parts, of_whole], dtype=torch.float64), 4, 64), 64 * (k + 1))
     assert log.noise == pytest.approx((2.0, 128.0))
@@ -246,6 +247,16 @@ def test_micro_batches_agree_with_per_sample_gradients_along_training(digits: Im
         error = float(values.std()) / math.sqrt(len(values))
         assert abs(float(values.mean()) - exact[k]) < 3.5 * error
         assert error < 0.12 * exact[k]
+
+
+def test_what_augmentation_and_dropout_change_is_drawn_from_more_than_the_training_set(digits: Images) -> None:
+    options = {"measure_noise": True, "schedule": "fixed-small"}
+    seen = [training(digits, **options), training(digits, **options, dropout=0.2)]
+    seen.append(Training(seen[0].config, data=replace(seen[0]._data, crop=1), device="cpu"))
+    assert [run._own.noise.population for run in seen if run._own.noise] == [400, None, None]
+    log = NoiseLog(1000, 64)
+    log.follow(Norms(torch.tensor([10.0, 4.0], dtype=torch.float64), 4, 64), 64)
+    assert log.row() == pytest.approx((4.0, 128.0, 32.0))  # 2 + 128/64
 
 
 def test_the_option_makes_another_run_whose_files_differ_in_three_columns_only(bsexp: Bsexp, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The one rule: everything is worked out first, as one document; screen, file and `--json` then tell the same.
 """
 
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,9 @@ from bsexp.report.advising import (
 )
 from bsexp.report.drawing import png_bytes, svg_bytes
 from bsexp.store.advised import write_advice
-from bsexp.sweep.advising import UNJUDGED, Growth, Question
+from bsexp.sweep.advising import ENDING, UNJUDGED, Growth, Question, Trial
+from bsexp.sweep.grid import PlannedRun
+from bsexp.sweep.prefix import find_forks
 from bsexp.sweep.verifying import verification
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 LEVEL = 0.9
 # As many candidates are verified, beside the usual decay and the constant rate.
 VERIFIED = 3
+# As many larger batches fit on a screen, beside the planned schedules: those that could be taken, then the fastest.
+SHOWN = 6
+RANK = ("within", "unclear", "beyond", "diverged", "unjudged")
 
 
 def tell_advice(
@@ -46,7 +51,6 @@ def tell_advice(
     points: Sequence[Local],
     tables: Mapping[str, HardwareTable],
     workers: Sequence[int],
-    began: float,
 ) -> int:
     """Judge the trials at the rate `lr`, write the files, print what is advised for the last of the machines."""
     question, values, talk = job.question, job.values, job.talk
@@ -81,13 +85,14 @@ def tell_advice(
         document["recommendation"] = {**found, "snippet": snippet(configs[chosen])}
     verify = _verify(job, configs, judged, choices, tolerance) if judged and judged.margin else None
     document["verify"] = verify["about"] if verify else None
-    document["seconds"] = round(time.monotonic() - began, 3)
+    document["seconds"] = job.seconds_spent
     figures: dict[str, bytes] = {}
     said = headline(choices[-1], judged, machines, what)
     if judged:
         figure = advice_figure(judged, machines, choices[-1])
         figures = {"png": png_bytes(figure, said), "svg": svg_bytes(figure, said)}
-    kept = {"schema_version": SCHEMA_VERSION, "advice": said, **document}
+    document = {"advice": said, **document}
+    kept = {"schema_version": SCHEMA_VERSION, **document}
     write_advice(job.place, kept, verify["document"] if verify else None, figures)
     if values.get("json"):
         talk.document({"file": str(job.place.advice("json")), **document})
@@ -214,15 +219,26 @@ def _verify(
     document, enough = verification(f"{job.place.name}-verify", given, arms, judged, tolerance)
     first, _, last = document["run"]["seeds"].partition("-")
     seeds = int(last) - int(first) + 1
-    seconds = seeds * sum(job.seconds_of(config) for config in arms.values())
+    seconds = seeds * _together(job, arms)
     about = {
-        "file": str(job.place.verify),
+        "file": job.place.verify.name,
         "arms": list(arms),
         "runs": seeds * len(arms),
         "seconds": round(seconds, 1),
         "enough_seeds": enough,
     }
     return {"document": document, "about": about}
+
+
+def _together(job: "Job", arms: Mapping[str, RunConfig]) -> float:
+    """Seconds of a run of each of `arms`, about, where a sweep trains what they begin with alike once."""
+    planned = [PlannedRun(arm, config, plan_run(config, job.question.num_train)) for arm, config in arms.items()]
+    forks = find_forks(planned)
+    seconds = 0.0
+    for number, run in enumerate(planned):
+        begun = forks[number].samples / run.plan.total_samples if number in forks else 0.0
+        seconds += job.seconds(Trial(ENDING, run.arm, begun, run.config))
+    return seconds
 
 
 def _show(
@@ -241,12 +257,17 @@ def _show(
         columns = ["candidate", f"worse, {unit}", "", *(f"time saved {_at(machine.label)}" for machine in machines)]
         known = {each.arm: each for each in judged.candidates}
         rows = []
-        for each in document["candidates"]:
+        shown = _shown(document["candidates"])
+        for each in shown:
             arm = each["arm"]
             found = known.get(arm)
             words = [amount(found.worse if found else None, judged.metric), WORDS[each["word"]]]
             rows.append([arm, *words, *(saving(machine.ratios[arm]) for machine in machines)])
         talk.table(columns, rows)
+        rest = Counter(WORDS[each["word"]] for each in document["candidates"] if each not in shown)
+        if rest:
+            counts = ", ".join(f"{word}: {number}" for word, number in rest.items())
+            talk.result(f"{rest.total()} more of larger batches in {job.place.advice('json').name} ({counts})")
     talk.result(said, heading="advice: ")
     for label, other in document["elsewhere"].items():
         if other["arm"] != choice.arm:
@@ -262,7 +283,7 @@ def _show(
     if points:
         talk.result(f"critical batch: {critical_text(points)}")
     if verify := document["verify"]:
-        command, note = f"bsexp sweep {verify['file']}", ""
+        command, note = f"bsexp sweep {job.place.verify}", ""
         if not verify["enough_seeds"]:
             command, note = f"{command} --underpowered", ", whose seeds are still too few for a power of .8"
         talk.result(f"to settle it: {command} ({verify['runs']} runs, about {duration(verify['seconds'])}{note})")
@@ -271,7 +292,14 @@ def _show(
         for line in document["recommendation"]["snippet"].splitlines():
             talk.result(f"    {line}" if line else "")
     files = [str(job.place.advice("json"))] + ([job.place.advice("png").name] if judged else [])
-    talk.result(f"files: {', '.join(files)}")
+    talk.result(f"files: {', '.join(files)}; seconds and memory by batch size: {job.place.hardware.name}")
+
+
+def _shown(candidates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The candidates that a screen has room for, in their order."""
+    grown = [each for each in candidates if each["growth"] is not None]
+    grown.sort(key=lambda each: (RANK.index(each["word"]), each["times"][-1]["ratio"]["value"]))
+    return [each for each in candidates if each["growth"] is None or each in grown[:SHOWN]]
 
 
 def _at(label: str) -> str:

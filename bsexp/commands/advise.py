@@ -4,7 +4,6 @@ The one rule: everything is refused before anything is trained, each trial is ke
 from the kept files alone; run again, the command goes on where it was.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ def main(given: dict[str, Any]) -> int:
 
     UsageError where the minutes don't suffice, or a table lacks a batch size; nothing was trained then.
     """
-    began = time.monotonic()
     talk = talk_of(given)
     values = values_of(given)
     surroundings = surroundings_of(values)
@@ -52,4 +50,4 @@ def main(given: dict[str, Any]) -> int:
         job.trunks.forget()
         from bsexp.commands.advice import tell_advice
 
-        return tell_advice(job, rate, points, tables, workers, began)
+        return tell_advice(job, rate, points, tables, workers)

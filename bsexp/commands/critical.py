@@ -4,15 +4,15 @@ The one rule: a branch that has ended is in critical.csv; run again, the command
 """
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from bsexp.commands.measure import about, options_of, place_of, surroundings_of, tell_parts
-from bsexp.config import RunConfig, parse_values
+from bsexp.config import parse_values
 from bsexp.console import Talk
 from bsexp.options import OPTIONS
 from bsexp.store.measured import critical_branches
 from bsexp.sweep.branching import jobs_for
+from bsexp.sweep.configs import kept_settings
 from bsexp.sweep.critical import branches, make_branches, trunks
 from bsexp.sweep.devices import default_model, on_gpu
 from bsexp.sweep.environment import describe_machine
@@ -35,7 +35,8 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     if surroundings.threads is None and not on_gpu(surroundings.device):
         surroundings = replace(surroundings, threads=1)
     place = place_of(values, "critical")
-    kept = critical_branches(place.critical, _settings(configs[0]))
+    settings = kept_settings(configs[0], APART)
+    kept = critical_branches(place.critical, settings)
     number = len(seeds) * len(branches())
     made = sum(row.seed in seeds for row in kept.rows)
     talk.note(f"{number - made:,} of {number:,} branches to make, {jobs} seed{'s'[: jobs != 1]} at a time")
@@ -44,7 +45,7 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
         kept.begin({"seeds": every, **describe_machine()})
         with StopSignals():
             settled = make_branches(configs, kept.rows, surroundings, jobs, kept.keep, talk.note)
-        kept.begin(about({"dataset": _settings(configs[0])["dataset"]}, settled, seeds=every, jobs=jobs))
+        kept.begin(about({"dataset": settings["dataset"]}, settled, seeds=every, jobs=jobs))
     from bsexp.analysis.critical_batch import critical_batches
     from bsexp.report.measured import write_measured
 
@@ -56,13 +57,6 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     tell_parts(parts, talk)
     talk.result(f"files: {place.critical}, {place.report / 'measured.md'}")
     return 0
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """What all trunks have in common, without a machine's paths."""
-    settings = {name: value for name, value in config.model_dump().items() if name not in APART}
-    kind, colon, path = config.dataset.partition(":")
-    return {**settings, "dataset": f"folder:{Path(path).name}"} if kind == "folder" and colon else settings
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.measure import about
@@ -39,6 +38,7 @@ from bsexp.sweep.advising import (
     make_trials,
 )
 from bsexp.sweep.branching import Making, jobs_for
+from bsexp.sweep.configs import MODEL_SOURCE, kept_settings
 from bsexp.sweep.critical import RULES
 from bsexp.sweep.devices import num_cores, on_gpu
 from bsexp.sweep.environment import describe_machine
@@ -74,15 +74,9 @@ class Job:
             values,
             talk,
         )
-        settings = question.run("fixed-small").model_dump()
-        for name in ("seed", "parameters", "schedule", "lr"):
-            del settings[name]
-        kind, colon, path = str(settings["dataset"]).partition(":")
-        if kind == "folder" and colon:
-            settings["dataset"] = f"folder:{Path(path).name}"
-        self.settings = settings
         # A rate is each trial's own, and another one may be asked for.
-        self.kept: Branches[TrialRow] = trial_branches(place.trials, settings)
+        self.settings = kept_settings(question.run("fixed-small"), ("seed", "parameters", "schedule", "lr"))
+        self.kept: Branches[TrialRow] = trial_branches(place.trials, self.settings)
         self.trunks = Trunks(place.trunks)
         self.table: HardwareTable | None = None
         # A trunk for each of the first seeds, and no more than these at a time.
@@ -119,7 +113,7 @@ class Job:
             low = max(low, 2)
         sizes = sorted({low, high, *(2**k for k in range(1, 24) if low < 2**k < high)})
         file = self.place.hardware
-        asked = {name: self.settings[name] for name in COST_FIELDS if name in self.settings}
+        asked = {name: self.settings[name] for name in (*COST_FIELDS, MODEL_SOURCE) if name in self.settings}
         asked |= {"device_asked": self.surroundings.device, "threads_asked": self.surroundings.threads}
         if file.exists():
             stored = read_json(about_table(file), "restore it") if about_table(file).exists() else {}
@@ -162,7 +156,12 @@ class Job:
     @property
     def _time_left(self) -> float:
         """Seconds that are left of the minutes, over all calls."""
-        return 60 * self._minutes - float(self._stored().get("seconds", 0.0))
+        return 60 * self._minutes - self.seconds_spent
+
+    @property
+    def seconds_spent(self) -> float:
+        """Seconds that trials took, over all calls."""
+        return float(self._stored().get("seconds", 0.0))
 
     @property
     def _minutes(self) -> float:
@@ -170,16 +169,20 @@ class Job:
 
     def _cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
         """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
-        made = {key_of(row) for row in self.kept.rows}
         total = 0.0
-        for seed in seeds:
-            missing = [trial for trial in trials if trial.key(seed) not in made]
-            if missing:
-                trunk = self.question.run("fixed-small", missing[0].config.lr)
-                end = max(trial.share for trial in missing)
-                total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
+        for missing in self._missing(trials, seeds):
+            trunk = self.question.run("fixed-small", missing[0].config.lr)
+            end = max(trial.share for trial in missing)
+            total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
         # One seed is one trunk: nothing runs beside it.
         return total * self.jobs / min(self.jobs, len(seeds)) if seeds else 0.0
+
+    def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> list[list[Trial]]:
+        """Those of `trials` that aren't made yet, for each seed that has some."""
+        made = {key_of(row) for row in self.kept.rows}
+        every = list(trials)
+        found = [[trial for trial in every if trial.key(seed) not in made] for seed in seeds]
+        return [missing for missing in found if missing]
 
     def prepare(self, lr: float | None) -> None:
         """Say how long the first two seeds take; UsageError where that is longer than was allowed."""
@@ -363,8 +366,9 @@ class Job:
         if not cost:
             return
         making = Making(WHAT, self.trying, None, self.trunks)
-        spent, began, done = float(self._stored().get("seconds", 0.0)), time.monotonic(), 0.0
-        alone = self.jobs / min(self.jobs, len(seeds))
+        spent, began, done = self.seconds_spent, time.monotonic(), 0.0
+        # Trunks pass beside their trials, which alone are heard of.
+        whole = sum(self.seconds(trial) for missing in self._missing(trials, seeds) for trial in missing)
         self.begin()
         try:
             with Meter(self.talk, WHAT, cost).shown() as meter:
@@ -374,10 +378,14 @@ class Job:
                     self.kept.keep(row)
                     # At once: whoever is killed has spent the time, too.
                     self.begin(seconds=round(spent + time.monotonic() - began, 1))
-                    done += alone * self.seconds(trial)
+                    done += cost * self.seconds(trial) / whole
                     meter.move(min(done, cost), _named(row))
 
-                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, meter.line)
+                def tell(text: str) -> None:
+                    left = meter.time_left(min(done, cost))
+                    meter.line(f"{text}, {left}" if left else text)
+
+                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, tell)
         finally:
             self.begin(seconds=round(spent + time.monotonic() - began, 1))
 

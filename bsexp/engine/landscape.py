@@ -10,6 +10,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional
 
+from bsexp.catalog import is_factory
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.splits import TrainingData
@@ -18,7 +19,6 @@ from bsexp.engine.evaluation import CHUNK, evaluate
 from bsexp.engine.hessian import largest_eigenvalue
 from bsexp.engine.network import build_network, dtype_of, watched_images
 from bsexp.errors import UsageError
-from bsexp.models import is_factory
 from bsexp.signals.barrier import loss_barrier
 
 # Points on the way from one network to another, both ends among them.

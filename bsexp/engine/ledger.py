@@ -31,13 +31,17 @@ LOG_ROWS = 200
 
 
 class Sight(NamedTuple):
-    """What a ledger looks at: the network as it goes on changing, and the parts of the data that it is evaluated on."""
+    """What a ledger looks at: the network as it goes on changing, and the parts of the data that it is evaluated on.
+
+    `fixed`: whether a training sample always looks the same to the network.
+    """
 
     model: nn.Module
     batches: Batches
     train_subset: Part
     held_out: Part
     num_train: int
+    fixed: bool
 
 
 class Made(NamedTuple):
@@ -67,7 +71,8 @@ class Ledger:
     ) -> None:
         self.config, self.total_samples, self.sight = config, total_samples, sight
         self.averaged = AveragedModel(sight.model, total_samples) if config.averaging == "ema" else None
-        self.noise = NoiseLog(total_samples) if config.measures_noise else None
+        population = sight.num_train if sight.fixed else None
+        self.noise = NoiseLog(total_samples, population) if config.measures_noise else None
         self.clock = Clock(synchronize=synchronize)
         self.queue: deque[Record] = deque()
         self.best_val_accuracy: float | None = None
@@ -136,7 +141,7 @@ class Ledger:
 
     def evaluate(self, step: int, samples: int, train_seconds: float) -> None:
         """Evaluate the network, and the averaged weights, after `step` updates."""
-        model, batches, train_subset, held_out, num_train = self.sight
+        model, batches, train_subset, held_out, num_train, _ = self.sight
         self.clock.start()
         train = evaluate(model, batches, train_subset)
         last = evaluate(model, batches, held_out)

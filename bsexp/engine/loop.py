@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bsexp.catalog import is_factory
 from bsexp.config import RunConfig
 from bsexp.data.augment import Batches
 from bsexp.data.splits import Part, TrainingData, prepare
@@ -26,7 +27,7 @@ from bsexp.engine.noise import Norms, measuring_due
 from bsexp.engine.ranks import Ranks
 from bsexp.engine.steering import Steering
 from bsexp.engine.step import Updater
-from bsexp.models import count_parameters, is_factory
+from bsexp.models import count_parameters
 from bsexp.planning import check_ranks, frequent_parts, micro_batch_sizes, noise_parts, plan_run
 from bsexp.records import Outcome, StepRecord
 from bsexp.schedules import Hyper, Progress, consult, share
@@ -272,15 +273,16 @@ class Training:
     def _ledger(self, config: RunConfig) -> Ledger:
         # Without a validation split the test split takes its place, and every table says so.
         held_out = self._data.val if self._data.val is not None else self._data.test
-        sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train)
+        fixed = not (self._draws or self._data.crop or self._data.mirror)
+        sight = Sight(self._model, self._batches, self._train_subset, held_out, self.num_train, fixed)
         return Ledger(config, config.total_samples(self.num_train), sight, synchronizer(self.device))
 
     def _prepare_model(self, data: TrainingData, compile: bool) -> None:
         config = self.config
         self._model = build_network(config, data, self.device, apart=self.apart)
         # Only a network of somebody else's may draw at random without being told to.
-        draws = config.dropout > 0 or ":" in config.model
-        reseed = self._reseed if draws else lambda place: None
+        self._draws = config.dropout > 0 or ":" in config.model
+        reseed = self._reseed if self._draws else lambda place: None
         self.compiled_sizes = frequent_parts(config, self.num_train) if compile else ()
         compiled = CompiledModel(self._model, self.compiled_sizes, self.device) if self.compiled_sizes else None
         self._updater = Updater(self._model, config, self._batches, self.device, reseed, compiled, self.ranks)

@@ -9,9 +9,10 @@ import copy
 import torch
 from torch import nn
 
+from bsexp.catalog import is_factory
 from bsexp.config import RunConfig
 from bsexp.data.splits import Part, TrainingData, generator
-from bsexp.models import build_model, is_factory
+from bsexp.models import build_model
 
 TRAIN_SUBSET = 1000
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bsexp.engine.ranks import Ranks
-from bsexp.signals.noise import Noise, unbiased_noise
+from bsexp.signals.noise import Noise, unbiased_noise, within_epoch
 from bsexp.signals.simple import b_simple
 from bsexp.signals.smoothing import Average, half_life
 
@@ -86,11 +86,12 @@ class NoiseLog:
     """What has been measured of a run with a budget of `total_samples`.
 
     |G|^2 and tr(Sigma) are smoothed apart, with a half-life in samples (signals.smoothing). What isn't finite, as when
-    gradients overflow in fp16, is no measurement.
+    gradients overflow in fp16, is no measurement. `population`: the number of samples where each always looks the same,
+    so that batches of an epoch are drawn from them without replacement (signals.noise.within_epoch); else None.
     """
 
-    def __init__(self, total_samples: int) -> None:
-        self.total_samples = total_samples
+    def __init__(self, total_samples: int, population: int | None) -> None:
+        self.total_samples, self.population = total_samples, population
         self._averages = (Average(), Average())
         self._at = 0
         self._pending: list[tuple[Norms, int]] = []
@@ -127,6 +128,8 @@ class NoiseLog:
             if not (math.isfinite(of_parts) and math.isfinite(of_whole)):
                 continue
             found = unbiased_noise(of_parts, of_whole, norms.num_parts, norms.batch_size)
+            if self.population is not None:
+                found = within_epoch(found, self.population)
             memory = half_life(samples, self.total_samples)
             first, second = self._averages
             passed = samples - self._at

@@ -20,7 +20,7 @@ from bsexp.models.resnet import ResNet, WideResNet
 from bsexp.models.small import Cnn, LeNet, Mlp
 from bsexp.seeding import derive
 
-__all__ = ["build_model", "count_parameters", "is_factory"]
+__all__ = ["build_model", "count_parameters"]
 
 Shape = tuple[int, int, int]
 
@@ -78,11 +78,6 @@ def build_model(
 def count_parameters(model: nn.Module) -> int:
     """Number of trained scalars."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def is_factory(name: str) -> bool:
-    """Whether `name` is the user's own `module:factory`, of which nothing is known."""
-    return ":" in name and not name.startswith("torchvision:")
 
 
 @contextmanager

@@ -46,9 +46,9 @@ def sentence(ladder: CriticalLadder) -> str:
     if fit.says != "estimate":
         bound = f"at least {_samples(low)}" if fit.says == "at least" else f"at most {_samples(high)}"
         return f"Only a bound of the critical batch can be told from {span}: {bound}.{notes}"
-    assert ladder.fewest_updates is not None
-    assert ladder.fewest_samples is not None
-    updates, samples = (numbers.count(round(each)) for each in (ladder.fewest_updates, ladder.fewest_samples))
+    fitted = _fitted(ladder)
+    assert fitted is not None
+    updates, samples = (numbers.count(round(each)) for each in fitted)
     interval = f"between {numbers.number(_short(low))} and {numbers.number(_short(high))}"
     return (
         f"Over {span} the critical batch is {_samples(fit.estimate.mean)}, {interval}: there the target takes twice "
@@ -68,6 +68,12 @@ def _samples(value: float) -> str:
 
 def _known(size: Size) -> bool:
     return bool(np.isfinite(size.updates).all())
+
+
+def _fitted(ladder: CriticalLadder) -> tuple[float, float] | None:
+    """The fewest updates and samples of the fit where that pins the critical batch down; else nothing of it is drawn."""
+    updates, samples = ladder.fewest_updates, ladder.fewest_samples
+    return (updates, samples) if ladder.fit.says == "estimate" and updates and samples else None
 
 
 def _table(ladder: CriticalLadder) -> Table:
@@ -106,14 +112,13 @@ def _picture(ladder: CriticalLadder, stem: str) -> Picture:
         + (f"{round(float(np.exp(np.log(size.updates).mean()))):,} updates" if _known(size) else "not always reached")
         for size in ladder.sizes
     ]
-    return Picture(
-        stem,
-        TITLE,
-        f"Updates to the target against batch size. {'; '.join(told)}.",
-        "Small dots: seeds; large ones: their means, where all reached the target. Line: the fit. Dotted: the updates "
-        "that no batch does without, and the samples that the smallest need, divided by the batch; they cross at the "
-        "critical batch, which is shaded from end to end of its interval.",
-    )
+    caption = "Small dots: seeds; large ones: their means, where all reached the target."
+    if _fitted(ladder):
+        caption += (
+            " Line: the fit. Dotted: the updates that no batch does without, and the samples that the smallest need, "
+            "divided by the batch; they cross at the critical batch, which is shaded from end to end of its interval."
+        )
+    return Picture(stem, TITLE, f"Updates to the target against batch size. {'; '.join(told)}.", caption)
 
 
 def _draw(ladder: CriticalLadder) -> Figure:
@@ -136,12 +141,13 @@ def _draw(ladder: CriticalLadder) -> Figure:
             if _known(size):
                 axes.plot(size.batch_size, np.exp(np.log(reached).mean()), "o", color=own.color, markersize=8, zorder=5)
         labels: list[End] = []
-        if fit.says == "estimate" and ladder.fewest_updates and ladder.fewest_samples:
+        if fitted := _fitted(ladder):
+            fewest_updates, fewest_samples = fitted
             line = np.geomspace(batches.min(), batches.max(), 100)
             curves = (
-                ("fit", ladder.fewest_updates + ladder.fewest_samples / line, own, 2.0),
-                ("fewest updates", np.full_like(line, ladder.fewest_updates), faint, 1.0),
-                ("fewest samples", ladder.fewest_samples / line, faint, 1.0),
+                ("fit", fewest_updates + fewest_samples / line, own, 2.0),
+                ("fewest updates", np.full_like(line, fewest_updates), faint, 1.0),
+                ("fewest samples", fewest_samples / line, faint, 1.0),
             )
             for name, values, looks, width in curves:
                 inside = values >= axes.get_ylim()[0]

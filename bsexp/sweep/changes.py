@@ -12,6 +12,7 @@ from importlib import metadata, resources
 from typing import Any
 
 from bsexp import plugins
+from bsexp.catalog import is_factory
 from bsexp.config import RunConfig
 from bsexp.errors import StoreError, UsageError
 from bsexp.store.checkpoints import Checkpoint
@@ -130,7 +131,7 @@ def code_hash(model: str, schedule: str) -> str:
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     for what, factory in (("model", model), ("schedule", schedule)):
-        if ":" in factory and not factory.startswith("torchvision:"):
+        if is_factory(factory):
             digest.update(plugins.source_fingerprint(what, factory).encode())
         elif ":" in factory:
             digest.update(metadata.version("torchvision").encode())

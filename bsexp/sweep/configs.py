@@ -3,18 +3,35 @@
 The one rule: a data set is counted and fingerprinted once a process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
-from bsexp import catalog
+from bsexp import catalog, plugins
 from bsexp.config import RunConfig
 from bsexp.data import sources
+
+MODEL_SOURCE = "model_source"
 
 
 def build_config(settings: dict[str, Any], seed: int, **changes: Any) -> RunConfig:
     """The RunConfig of an arm's settings and a seed, with the data set's fingerprint."""
     dataset = settings.get("dataset") or "digits"
     return RunConfig(**{**settings, **changes, "seed": seed, "data_fingerprint": _fingerprints(dataset)})
+
+
+def kept_settings(config: RunConfig, apart: Collection[str]) -> dict[str, Any]:
+    """The settings of a configuration but `apart`, to be kept beside what was made with them; no paths of a machine.
+
+    With the fingerprint of the source of a network of the user's: edited, it is another network.
+    """
+    settings = {name: value for name, value in config.model_dump().items() if name not in apart}
+    kind, colon, path = config.dataset.partition(":")
+    if kind == "folder" and colon:
+        settings["dataset"] = f"folder:{Path(path).name}"
+    if catalog.is_factory(config.model):
+        settings[MODEL_SOURCE] = plugins.source_fingerprint("model", config.model)
+    return settings
 
 
 def num_trained(config: RunConfig) -> int:
