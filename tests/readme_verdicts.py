@@ -75,7 +75,8 @@ def _experiment(place: Experiment) -> str:
 
 
 def _unit(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Any:
-    return unit_for(claim.get("kind", ""), row["outcome"])
+    unit = unit_for(claim.get("kind", ""), row["outcome"])
+    return unit._replace(name="log2") if claim.get("kind") == "ratio" else unit
 
 
 def _found(row: Mapping[str, Any], claim: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def _known(size: Size) -> bool:
 
 
 def _fitted(ladder: CriticalLadder) -> tuple[float, float] | None:
-    """The fewest updates and samples of the fit where that pins the critical batch down; else nothing of it is drawn."""
+    """The fewest updates and samples of the fit where that pins the critical batch down; else nothing is drawn."""
     updates, samples = ladder.fewest_updates, ladder.fewest_samples
     return (updates, samples) if ladder.fit.says == "estimate" and updates and samples else None
 
