@@ -418,6 +418,24 @@ def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
     assert known["growing"].high < 0.1 * known["three"].high + 0.02
 
 
+def test_what_ends_worse_than_the_constant_rate_tells_nothing_of_what_ends_well() -> None:
+    rows = endings()
+    good = ["a", "b", "c", "d"]
+    for arm in good:
+        rows += [row(arm, 0, 0.51 + 0.01, share=0.2), row(arm, 1, 0.61 - 0.01, share=0.2)]
+    rows += [row("wild", 0, 0.51 + 0.3, share=0.2), row("wild", 1, 0.61 + 0.7, share=0.2)]
+    judged = judge(rows, [*ARMS, *good, "wild"], "val_loss", 0.25)
+    assert judged is not None
+    known = {each.arm: each.worse for each in judged.candidates}
+    # Four variances of .0002 beside a fifth of .08, which ends .5 worse where decaying brings .1.
+    for arm, pooled, own in (("a", 0.0002, 0.0002), ("wild", (4 * 0.0002 + 0.08) / 5, 0.08)):
+        spread = math.sqrt((4 * (pooled + 0.0001 / 3) + own) / 5)
+        found = known[arm]
+        assert found is not None
+        assert found.high is not None
+        assert found.high - found.mean == pytest.approx(2.0150484 * spread / math.sqrt(2), rel=1e-6)
+
+
 # -- words and figure
 
 

@@ -193,11 +193,9 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
     judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, len(decay)), "reference")]
     judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
     spreads = []
-    begun = {row.arm: row.share for row in rows}
     # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
-    # went its own way for longer differs more; how much is told by all that parted there, over seeds.
-    apart = {share: _apart([ends[arm] for arm in ends if begun.get(arm) == share], decay) for share in begun.values()}
-    apart[begun[DECAY]] = 0.0
+    # went its own way for longer differs more; how much is told by all that parted there.
+    apart = _apart({row.arm: row.share for row in rows}, ends, effect.mean)
     for arm, found in ends.items():
         if arm in (DECAY, CONSTANT):
             continue
@@ -206,7 +204,7 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
         elif any(math.isinf(cost) for costs in found.values() for cost in costs):
             judged.append(Candidate(arm, None, "diverged"))
         else:
-            worse, spread = _difference(found, decay, max(_pooled(decay), apart[begun[arm]]))
+            worse, spread = _difference(found, decay, max(_pooled(decay), apart[arm]))
             spreads.append(spread)
             judged.append(Candidate(arm, worse, _word(worse, margin)))
     repeated = min(map(len, decay.values()))
@@ -235,17 +233,31 @@ def _difference(
     return Estimate(mean, mean - half, mean + half, num), spread
 
 
-def _apart(every: Sequence[Mapping[int, Sequence[float]]], decay: Mapping[int, Sequence[float]]) -> float:
-    """The standard deviation over seeds of how much worse than decay these end, pooled over all that diverged nowhere
-    and have two seeds at least; 0 where none has.
+def _apart(
+    begun: Mapping[str, float], ends: Mapping[str, Mapping[int, Sequence[float]]], effect: float
+) -> dict[str, float]:
+    """For each arm the standard deviation over seeds of how much worse than decay it ends: that of all arms that begin
+    at the same share of the budget (`begun`). 0 where decay begins, whose orders tell it.
+
+    What ends even worse than the constant rate, by more than `effect`, is hardly stable, and differs far more: the two
+    kinds are pooled apart, where what ends well has as many degrees of freedom as the pool is given (STEADY).
     """
-    squares, freedom = 0.0, 0
-    for ends in every:
-        values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
-        if len(values) > 1 and all(map(math.isfinite, values)):
-            squares += variance(values) * (len(values) - 1)
-            freedom += len(values) - 1
-    return math.sqrt(squares / freedom) if freedom else 0.0
+    decay = ends[DECAY]
+    every = {
+        arm: [fmean(costs) - fmean(decay[seed]) for seed, costs in found.items() if seed in decay]
+        for arm, found in ends.items()
+    }
+    known = {arm: values for arm, values in every.items() if len(values) > 1 and all(map(math.isfinite, values))}
+    found = {}
+    for arm, share in begun.items():
+        here = {other: values for other, values in known.items() if begun[other] == share}
+        well = [values for values in here.values() if fmean(values) <= effect]
+        alone = arm in here and fmean(here[arm]) <= effect and sum(len(values) - 1 for values in well) >= STEADY
+        pool = well if alone else list(here.values())
+        freedom = sum(len(values) - 1 for values in pool)
+        squares = sum(variance(values) * (len(values) - 1) for values in pool)
+        found[arm] = math.sqrt(squares / freedom) if freedom and share != begun[DECAY] else 0.0
+    return found
 
 
 def _pooled(ends: Mapping[int, Sequence[float]]) -> float:
