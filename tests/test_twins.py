@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,14 @@ def test_calibration_is_that_of_the_stored_confidences(made: Path) -> None:
         bins = np.clip(np.ceil(confidences * 15) - 1, 0, 14)
         frame = pd.DataFrame({"bin": bins, "gap": right - confidences}).groupby("bin")["gap"].sum()
         assert row.calibration_error == pytest.approx(frame.abs().sum() / len(right))
+
+
+def test_a_sharpness_is_told_with_the_learning_rate(made: Path) -> None:
+    text = (made / "report" / "report.md").read_text()
+    rows = read_inspected(Experiment(made).inspected).values()
+    for arm in ("small", "large"):
+        mean = np.mean([row.lr_sharpness for row in rows if row.arm == arm])
+        assert re.search(rf"Learning rate × sharpness, mean over seeds: .*{arm} {mean:.3g}", text)
 
 
 def test_claims_about_them_are_judged(made: Path) -> None:

@@ -100,7 +100,7 @@ def build(
         environment=list(dict.fromkeys(_environment(machine) for machine in results.environments)),
         verdicts=verdict_table(findings) if findings else None,
         answer=answer(findings, results) if findings else "",
-        verdict_notes=verdict_notes(findings) if findings else [],
+        verdict_notes=verdict_notes(findings, results) if findings else [],
         verdict_figure=verdict_figure,
         sensitivity=sensitivity_table(findings) if findings else None,
         pooled=pooled_table(findings) if findings else None,

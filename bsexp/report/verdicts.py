@@ -3,6 +3,8 @@
 The one rule: a word never stands alone; the number, its interval and the number of pairs stand beside it.
 """
 
+from collections.abc import Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -13,8 +15,10 @@ from bsexp.analysis.fits import heterogeneity
 from bsexp.analysis.outlook import found_with, outlooks
 from bsexp.analysis.paired import t_quantile
 from bsexp.analysis.verdicts import Findings, Judged
+from bsexp.records import InspectedRow
 from bsexp.report import numbers
 from bsexp.report.tables import Cell, Table
+from bsexp.store.inspected import read_inspected
 
 if TYPE_CHECKING:
     from bsexp.analysis.claims import Verdict
@@ -125,17 +129,31 @@ def verdict_table(findings: Findings) -> Table:
     return Table("Verdicts", headings, rows, note)
 
 
-def verdict_notes(findings: Findings) -> list[str]:
-    """What belongs to each verdict: its own notes, the rates chosen, and where it was claimed."""
+def verdict_notes(findings: Findings, results: "Results") -> list[str]:
+    """What belongs to each verdict: its own notes, the rates chosen, what goes with a sharpness, where it was claimed."""
     found = []
+    sharp = any(judged.declared.claim.outcome == "sharpness" for judged in findings.judged)
+    inspected = read_inspected(results.place.inspected) if sharp else {}
     for number, judged in enumerate(findings.judged, start=1):
         parts = [*_margin_note(judged), *judged.verdict.notes]
         rates = [f"{arm} {lr:g}" for arm, lr in judged.rates.items() if lr is not None]
         parts += [f"Learning rates: {', '.join(rates)}."] if rates else []
+        parts += _with_the_rate(judged, results, inspected) if judged.declared.claim.outcome == "sharpness" else []
         parts += [f"Claimed by {judged.declared.source}."] if judged.declared.source else []
         if parts:
             found.append(f"Claim {number}: {' '.join(parts)}")
     return found
+
+
+def _with_the_rate(judged: Judged, results: "Results", inspected: Mapping[str, InspectedRow]) -> list[str]:
+    """lr x sharpness of each arm: a sharpness alone follows the rate (see signals.sharpness)."""
+    told = []
+    for arm in judged.verdict.arms:
+        runs = runs_of(results, arm, judged.rates.get(arm))
+        found = [inspected[key].lr_sharpness for key in runs["config_hash"] if key in inspected]
+        if sizes := [size for size in found if size is not None]:
+            told.append(f"{arm} {numbers.number(float(f'{fmean(sizes):.3g}'))}")
+    return [f"Learning rate × sharpness, mean over seeds: {', '.join(told)}."] if told else []
 
 
 def _margin_note(judged: Judged) -> list[str]:
