@@ -29,7 +29,7 @@ from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import snippet
 from bsexp.commands.sweep import check_power
-from bsexp.commands.trying import _contenders
+from bsexp.commands.trying import _contenders, _hopeless
 from bsexp.errors import UsageError
 from bsexp.records import HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, saving
@@ -549,7 +549,9 @@ def net(image_shape, num_classes):
 
 def test_a_network_of_ones_own_with_a_rate_looked_for_interrupted_and_then_edited(bsexp: Bsexp, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_NET.format(width=16))
-    settings = [word for word in QUICK if word not in ("--lr", "0.05")]
+    settings = [word for word in QUICK if word not in ("--lr", "0.05", "--epochs", "2")] + ["--epochs", "1"]
+    # Enough for two seeds as the table tells it, and for nothing else.
+    settings += ["--minutes", "0.1"]
     asked = ["advise", "--model", "mine:net", *settings, "--metric", "val_accuracy", "--workers", "2"]
     for name in ("whole", "cut"):
         put_table(tmp_path / "results" / name)
@@ -637,6 +639,17 @@ def test_more_seeds_go_to_what_could_be_faster(
     )
     times = [{"decay": 1.0, "a": 0.5, "b": 0.7}]
     assert _contenders(replace(judged, candidates=candidates), times) == wanted
+
+
+def test_only_what_ends_worse_than_the_constant_rate_is_hopeless() -> None:
+    rows = endings()
+    for arm, more in (("fair", 0.09), ("lost", 0.11)):
+        rows += [row(arm, seed, mean + more, share=0.2) for seed, mean in enumerate((0.51, 0.61))]
+    rows.append(row("broken", 0, None, share=0.2))
+    rows.append(row("broken", 1, 0.6, share=0.2))
+    judged = judge(rows, [*ARMS, "fair", "lost", "broken"], "val_loss", 0.25)
+    assert judged is not None
+    assert _hopeless(judged) == {"lost", "broken"}
 
 
 def test_too_few_minutes_are_refused_before_anything_is_trained(bsexp: Bsexp, tmp_path: Path) -> None:

@@ -286,7 +286,10 @@ class Job:
         return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
 
     def try_growth(self, lr: float, points: "Sequence[Local]") -> None:
-        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others."""
+        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others.
+
+        Not where the one that suited best ends even worse than the constant rate.
+        """
         from bsexp.analysis.advice import rule_for
 
         question = self.question
@@ -296,7 +299,10 @@ class Job:
             if rule is not None:
                 first.append(replace(place, lr_rule=rule))
         self.make(lr, question.grown(lr, first), FIRST)
-        others = question.grown(lr, [replace(place, lr_rule=rule) for place in self._places() for rule in RULES])
+        ended = self.judged(lr, FEWEST_SEEDS)
+        hopeless = _hopeless(ended) if ended else set()
+        hopeful = [growth for growth in first if question.arm_of(growth) not in hopeless]
+        others = question.grown(lr, [replace(place, lr_rule=rule) for place in hopeful for rule in RULES])
         cost = self._cost(others, FIRST)
         if cost and self._there_is_time(f"other rates at {lr:g}", cost):
             self.talk.note(f"other rates for larger batches: about {duration(cost)}")
@@ -423,6 +429,15 @@ def _contenders(judged: "Judgement", times: Sequence[Mapping[str, float]]) -> se
         if faster:
             found |= {best, *faster[:CONTENDERS]}
     return found
+
+
+def _hopeless(judged: "Judgement") -> set[str]:
+    """The candidates that diverged or end worse than the constant rate."""
+    return {
+        each.arm
+        for each in judged.candidates
+        if each.word == "diverged" or (each.worse is not None and each.worse.mean > judged.effect.mean)
+    }
 
 
 def _named(row: TrialRow) -> str:

@@ -130,7 +130,7 @@ def verdict_table(findings: Findings) -> Table:
 
 
 def verdict_notes(findings: Findings, results: "Results") -> list[str]:
-    """What belongs to each verdict: its own notes, the rates chosen, what goes with a sharpness, where it was claimed."""
+    """What belongs to each verdict: its own notes, rates chosen, what goes with a sharpness, where it was claimed."""
     found = []
     sharp = any(judged.declared.claim.outcome == "sharpness" for judged in findings.judged)
     inspected = read_inspected(results.place.inspected) if sharp else {}
