@@ -5,6 +5,7 @@ the advice hasn't seen; what is compared is read from files.
 """
 
 import argparse
+import gzip
 import json
 import subprocess
 import sys
@@ -253,6 +254,16 @@ def _advised(advice: dict[str, Any], label: str) -> str | None:
 
 # -- what is committed
 
+
+def keep(task: str, work: Path) -> None:
+    """TASK-grid.csv.gz, how each run of the grid ended, and TASK-trials.csv.gz, what the advice was made from."""
+    runs = load_results(work / f"{task}-grid").runs
+    runs = runs.assign(arm=runs["arm"].str.partition("[")[0])[["arm", "lr", "seed", METRIC]]
+    grid = runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False)
+    for name, text in (("grid", grid), ("trials", (work / task / "trials.csv").read_text())):
+        (PLACE / f"{task}-{name}.csv.gz").write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+
 HEAD = """# Does `bsexp advise` advise well?
 
 Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
@@ -264,7 +275,8 @@ Made again, in hours, by
 python -m tests.advised {tasks} --work FOLDER
 ```
 
-`here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
+`TASK-grid.csv.gz` has how each run ended, `TASK-trials.csv.gz` what the advice was made from, `TASK.json` the numbers
+below. `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
 microseconds a sample, where large batches pay. Its loss: that of the advised schedule above that of decay at its best
 rate. Tolerated: a quarter of what decaying brings. The fastest: of all arms that end, at their best rate, no more than
 that worse than decay at its best rate, nor than the advised one. Losses are validation losses, in nats; times are
@@ -341,6 +353,7 @@ def main() -> None:
         make(task, asked.work)
         found = judged(task, asked.work)
         (PLACE / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
+        keep(task, asked.work)
     write_tables()
 
 
