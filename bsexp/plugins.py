@@ -46,7 +46,12 @@ def source_fingerprint(what: str, name: str) -> str:
     """SHA-256 of the source file in which the factory `name` is defined, as 16 hexadecimal digits."""
     import inspect
 
-    file = inspect.getsourcefile(load(what, name))
+    found = load(what, name)
+    try:
+        file = inspect.getsourcefile(found)
+    except TypeError:
+        # A partial or an object that can be called has no source of its own: that of where it is kept.
+        file = inspect.getsourcefile(sys.modules[name.partition(":")[0]])
     if file is None:
         raise UsageError(what, name, "its source file can't be found")
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]

@@ -23,6 +23,8 @@ LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds.
 STEADY = 4
 FEWEST_SEEDS = 2
+# As many candidates get more seeds, beside the best one so far.
+CONTENDERS = 3
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
 METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
@@ -194,7 +196,7 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
     judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
     spreads = []
     # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
-    # went its own way for longer differs more; how much is told by all that parted there.
+    # went its own way for longer differs more; how much is told by what parted there.
     apart = _apart({row.arm: row.share for row in rows}, ends, effect.mean)
     for arm, found in ends.items():
         if arm in (DECAY, CONSTANT):
@@ -239,8 +241,8 @@ def _apart(
     """For each arm the standard deviation over seeds of how much worse than decay it ends: that of all arms that begin
     at the same share of the budget (`begun`). 0 where decay begins, whose orders tell it.
 
-    What ends even worse than the constant rate, by more than `effect`, is hardly stable, and differs far more: the two
-    kinds are pooled apart, where what ends well has as many degrees of freedom as the pool is given (STEADY).
+    What ends worse than the constant rate, by more than `effect`, is hardly stable, and differs far more. It is left
+    out of the pool of what ends well, where that has as many degrees of freedom as the pool is given (STEADY).
     """
     decay = ends[DECAY]
     every = {
@@ -283,6 +285,28 @@ def _cost(row: TrialRow, metric: str) -> float:
     """The metric, the larger the worse; infinite where the training diverged."""
     value = getattr(row, metric)
     return math.inf if value is None else METRICS.get(metric, 1.0) * float(value)
+
+
+def contenders(judged: Judgement, times: Sequence[Mapping[str, float]]) -> set[str]:
+    """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
+    hangs on more seeds. `times`: by machine, the candidates' times over that of decay.
+    """
+    found: set[str] = set()
+    within = [each.arm for each in judged.candidates if each.word == "within"]
+    unclear = [
+        each.arm
+        for each in judged.candidates
+        if each.word == "unclear"
+        and each.arm != CONSTANT
+        and each.worse is not None
+        and (judged.margin is None or each.worse.mean <= judged.margin)
+    ]
+    for ratios in times:
+        best = min([DECAY, *within], key=lambda arm: ratios[arm])
+        faster = sorted((arm for arm in unclear if ratios[arm] < ratios[best]), key=lambda arm: ratios[arm])
+        if faster:
+            found |= {best, *faster[:CONTENDERS]}
+    return found
 
 
 # -- what to do

@@ -254,10 +254,10 @@ def _show(
 ) -> None:
     if judged:
         unit = UNITS[judged.metric][1]
-        columns = ["candidate", f"worse, {unit}", "", *(f"time saved {_at(machine.label)}" for machine in machines)]
+        columns = ["candidate", f"worse, {unit}", "", *(f"saved {_at(machine.label)}" for machine in machines)]
         known = {each.arm: each for each in judged.candidates}
         rows = []
-        shown = _shown(document["candidates"])
+        shown = _shown(document, choice)
         for each in shown:
             arm = each["arm"]
             found = known.get(arm)
@@ -267,7 +267,7 @@ def _show(
         rest = Counter(WORDS[each["word"]] for each in document["candidates"] if each not in shown)
         if rest:
             counts = ", ".join(f"{word}: {number}" for word, number in rest.items())
-            talk.result(f"{rest.total()} more of larger batches in {job.place.advice('json').name} ({counts})")
+            talk.result(f"{rest.total()} more in {job.place.advice('json').name}: {counts}")
     talk.result(said, heading="advice: ")
     for label, other in document["elsewhere"].items():
         if other["arm"] != choice.arm:
@@ -295,10 +295,13 @@ def _show(
     talk.result(f"files: {', '.join(files)}; seconds and memory by batch size: {job.place.hardware.name}")
 
 
-def _shown(candidates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The candidates that a screen has room for, in their order."""
+def _shown(document: Mapping[str, Any], choice: Choice) -> list[Mapping[str, Any]]:
+    """The candidates that a screen has room for, in their order; those that are spoken of among them."""
+    candidates = document["candidates"]
+    told = {choice.arm, *choice.unclear[:1], *(other["arm"] for other in document["elsewhere"].values())}
     grown = [each for each in candidates if each["growth"] is not None]
-    grown.sort(key=lambda each: (RANK.index(each["word"]), each["times"][-1]["ratio"]["value"]))
+    times = {each["arm"]: each["times"][-1]["ratio"]["value"] for each in grown}
+    grown.sort(key=lambda each: (each["arm"] not in told, RANK.index(each["word"]), times[each["arm"]]))
     return [each for each in candidates if each["growth"] is None or each in grown[:SHOWN]]
 
 

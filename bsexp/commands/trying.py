@@ -56,8 +56,6 @@ RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
 FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
 # Evaluations, data and processes come on top of updates.
 ON_TOP = 1.15
-# As many candidates get more seeds, beside the best one so far.
-CONTENDERS = 3
 FIRST = range(FEWEST_SEEDS)
 
 
@@ -169,13 +167,13 @@ class Job:
 
     def _cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
         """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
-        total = 0.0
-        for missing in self._missing(trials, seeds):
+        total, every = 0.0, self._missing(trials, seeds)
+        for missing in every:
             trunk = self.question.run("fixed-small", missing[0].config.lr)
             end = max(trial.share for trial in missing)
             total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
         # One seed is one trunk: nothing runs beside it.
-        return total * self.jobs / min(self.jobs, len(seeds)) if seeds else 0.0
+        return total * self.jobs / min(self.jobs, len(every)) if every else 0.0
 
     def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> list[list[Trial]]:
         """Those of `trials` that aren't made yet, for each seed that has some."""
@@ -286,10 +284,7 @@ class Job:
         return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
 
     def try_growth(self, lr: float, points: "Sequence[Local]") -> None:
-        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others.
-
-        Not where the one that suited best ends even worse than the constant rate.
-        """
+        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others."""
         from bsexp.analysis.advice import rule_for
 
         question = self.question
@@ -299,10 +294,10 @@ class Job:
             if rule is not None:
                 first.append(replace(place, lr_rule=rule))
         self.make(lr, question.grown(lr, first), FIRST)
-        ended = self.judged(lr, FEWEST_SEEDS)
-        hopeless = _hopeless(ended) if ended else set()
-        hopeful = [growth for growth in first if question.arm_of(growth) not in hopeless]
-        others = question.grown(lr, [replace(place, lr_rule=rule) for place in hopeful for rule in RULES])
+        if self.judged(lr, FEWEST_SEEDS) is None:
+            # Without a decay to compare with there is nothing to advise.
+            return
+        others = question.grown(lr, [replace(place, lr_rule=rule) for place in self._places() for rule in RULES])
         cost = self._cost(others, FIRST)
         if cost and self._there_is_time(f"other rates at {lr:g}", cost):
             self.talk.note(f"other rates for larger batches: about {duration(cost)}")
@@ -331,12 +326,14 @@ class Job:
 
         What a seed is for is decided by the seeds before it, whatever has been made of it and of later ones already.
         """
+        from bsexp.analysis.advice import contenders
+
         question = self.question
         configs = question.candidates(lr, self.growths(lr))
         times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
         for seed in range(FEWEST_SEEDS, MOST_SEEDS):
             judged = self.judged(lr, seed)
-            arms = set() if judged is None else _contenders(judged, times)
+            arms = set() if judged is None else contenders(judged, times)
             every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
             trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
             cost = self._cost(trials, [seed])
@@ -407,37 +404,6 @@ def _ratios(
         for table in tables
         for number in workers
     ]
-
-
-def _contenders(judged: "Judgement", times: Sequence[Mapping[str, float]]) -> set[str]:
-    """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
-    hangs on more seeds.
-    """
-    found: set[str] = set()
-    within = [each.arm for each in judged.candidates if each.word == "within"]
-    unclear = [
-        each.arm
-        for each in judged.candidates
-        if each.word == "unclear"
-        and each.arm != CONSTANT
-        and each.worse is not None
-        and (judged.margin is None or each.worse.mean <= judged.margin)
-    ]
-    for ratios in times:
-        best = min([DECAY, *within], key=lambda arm: ratios[arm])
-        faster = sorted((arm for arm in unclear if ratios[arm] < ratios[best]), key=lambda arm: ratios[arm])
-        if faster:
-            found |= {best, *faster[:CONTENDERS]}
-    return found
-
-
-def _hopeless(judged: "Judgement") -> set[str]:
-    """The candidates that diverged or end worse than the constant rate."""
-    return {
-        each.arm
-        for each in judged.candidates
-        if each.word == "diverged" or (each.worse is not None and each.worse.mean > judged.effect.mean)
-    }
 
 
 def _named(row: TrialRow) -> str:

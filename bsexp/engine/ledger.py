@@ -141,11 +141,11 @@ class Ledger:
 
     def evaluate(self, step: int, samples: int, train_seconds: float) -> None:
         """Evaluate the network, and the averaged weights, after `step` updates."""
-        model, batches, train_subset, held_out, num_train, _ = self.sight
+        sight = self.sight
         self.clock.start()
-        train = evaluate(model, batches, train_subset)
-        last = evaluate(model, batches, held_out)
-        averaged = evaluate(self.averaged.model, batches, held_out) if self.averaged else None
+        train = evaluate(sight.model, sight.batches, sight.train_subset)
+        last = evaluate(sight.model, sight.batches, sight.held_out)
+        averaged = evaluate(self.averaged.model, sight.batches, sight.held_out) if self.averaged else None
         self.clock.stop()
         if not (math.isfinite(train.loss) and math.isfinite(last.loss)):
             self.failure = self.failure or f"loss in evaluation is not finite after step {step - 1}"
@@ -154,7 +154,7 @@ class Ledger:
         self.last_eval = EvalRow(
             step=step,
             samples=samples,
-            epoch=samples / num_train,
+            epoch=samples / sight.num_train,
             train_seconds=train_seconds,
             train_loss=train.loss,
             train_accuracy=train.accuracy,

@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from bsexp.analysis.advice import CONSTANT, DECAY, Candidate, Choice, Judgement, Local
 from bsexp.analysis.hardware import Modelled
@@ -15,17 +17,20 @@ from bsexp.analysis.paired import Estimate
 from bsexp.config import RunConfig
 from bsexp.report import numbers
 from bsexp.report.drawing import set_scale, short, style
-from bsexp.report.palette import FAINT, INK, look
+from bsexp.report.palette import FAINT, INK, Look, look
 
+# What loses more than so many times what decaying brings is far above all that matters.
+FRAME = 1.5
+UNNAMED = Look(FAINT, FAINT, (0, None), ".")
 UNITS = {"val_loss": (1.0, "nats", 4), "val_accuracy": (100.0, "points", 2)}
 QUALITIES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy"}
 WORDS = {
-    "reference": "what others are compared with",
+    "reference": "the reference",
     "within": "keeps the quality",
-    "unclear": "can't be told from noise",
-    "beyond": "loses more than tolerated",
+    "unclear": "can't be told",
+    "beyond": "loses too much",
     "diverged": "diverged",
-    "unjudged": "not tried: needs whole runs of its own",
+    "unjudged": "not tried",
 }
 
 
@@ -110,11 +115,19 @@ def headline(choice: Choice, judged: Judgement | None, machines: Sequence[Machin
     if choice.arm == DECAY:
         return f"decay the rate{place} ({what[DECAY]}): {choice.why}"
     savings = " and ".join(f"{saving(machine.ratios[choice.arm])} {_where(machine)}" for machine in machines)
-    unit = UNITS[judged.metric][1]
+    unit, lost = UNITS[judged.metric][1], found.worse
+    assert lost is not None
+    better = lost.mean < 0
+    size = amount(_mirrored(lost) if better else lost, judged.metric)
     return (
         f"{choice.arm}{place} ({what[choice.arm]}): saves {savings} of the time that decaying the rate takes, and ends "
-        f"{amount(found.worse, judged.metric)} {unit} worse in {QUALITIES[judged.metric]}"
+        f"{size} {unit} {'better' if better else 'worse'} in {QUALITIES[judged.metric]}"
     )
+
+
+def _mirrored(found: Estimate) -> Estimate:
+    low, high = (None if end is None else -end for end in (found.high, found.low))
+    return Estimate(-found.mean, low, high, found.num)
 
 
 def _where(machine: Machine) -> str:
@@ -167,9 +180,13 @@ def _power(rule: str) -> str:
 
 
 def advice_figure(judged: Judgement, machines: Sequence[Machine], choice: Choice) -> Figure:
-    """Time over that of decay against quality lost, a panel for each machine; the band is what is tolerated."""
+    """Time over that of decay against quality lost, a panel for each machine; the band is what is tolerated.
+
+    Named is what no other candidate beats in both. What ends far worse than the constant rate is above the frame.
+    """
     scale, unit, _ = UNITS[judged.metric]
-    shown = [each for each in judged.candidates if each.worse is not None]
+    known = [each for each in judged.candidates if each.worse is not None]
+    shown = [each for each in known if each.worse and each.worse.mean <= FRAME * max(0.0, judged.effect.mean)]
     with style():
         figure = Figure(figsize=(6.4 * len(machines) + 0.6, 5.6))
         panels = figure.subplots(1, len(machines), squeeze=False, sharey=True)[0]
@@ -177,6 +194,9 @@ def advice_figure(judged: Judgement, machines: Sequence[Machine], choice: Choice
             left=0.75 / (6.4 * len(machines) + 0.6) + 0.02, right=0.98, top=0.92, bottom=0.2, wspace=0.12
         )
         lows, highs = _reach(shown, scale)
+        # An arm has one colour on all machines.
+        front = set().union(*(_unbeaten(shown, machine) for machine in machines)) | {DECAY, CONSTANT, choice.arm}
+        named = [each.arm for each in shown if each.arm in front]
         for axes, machine in zip(panels, machines, strict=True):
             rates = [machine.ratios[each.arm] for each in shown]
             right = max(rate.high for rate in rates)
@@ -188,42 +208,78 @@ def advice_figure(judged: Judgement, machines: Sequence[Machine], choice: Choice
                 axes.axhspan(lows, scale * judged.margin, color="#E3ECF3", linewidth=0, zorder=0)
             axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
             axes.axvline(1, color=FAINT, linewidth=0.8, zorder=1)
-            for place, each in enumerate(shown):
-                _mark(axes, each, machine.ratios[each.arm], scale, place, each.arm == choice.arm)
+            mine = _unbeaten(shown, machine) | {DECAY, CONSTANT, choice.arm}
+            for each in shown:
+                looks = look(named.index(each.arm)) if each.arm in mine else UNNAMED
+                _mark(axes, each, machine.ratios[each.arm], scale, looks, each.arm == choice.arm)
+            _name(axes, [each for each in shown if each.arm in mine], named, machine, scale)
             axes.set_title(machine.label)
             axes.set_xlabel("time, over that of decaying the rate")
         panels[0].set_ylabel(f"{QUALITIES[judged.metric]} lost ({unit})")
         key = "Bars: 90 % intervals. Shaded: tolerated. Ring: recommended. Left of 1 is faster, below 0 is better."
+        key += " Named: what no other beats in both."
+        if len(shown) < len(known):
+            key += f" Far above the frame: {len(known) - len(shown)}."
         figure.text(0.03, 0.03, key, color=FAINT, fontsize=9)
         return figure
 
 
+def _unbeaten(shown: Sequence[Candidate], machine: Machine) -> set[str]:
+    """Those than which no other is both faster and better."""
+    places = [(each.arm, machine.ratios[each.arm].value, each.worse.mean) for each in shown if each.worse]
+    return {
+        arm
+        for arm, time, lost in places
+        if not any(t <= time and m <= lost and (t, m) != (time, lost) for _, t, m in places)
+    }
+
+
 def _reach(shown: Sequence[Candidate], scale: float) -> tuple[float, float]:
-    ends = [
-        scale * end for each in shown if each.worse for end in (each.worse.low, each.worse.high, 0.0) if end is not None
-    ]
-    room = 0.08 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - room, max(ends) + room
+    """From the lowest interval to the highest mean; bars may leave the frame above."""
+    means = [scale * each.worse.mean for each in shown if each.worse]
+    lows = [scale * each.worse.low for each in shown if each.worse and each.worse.low is not None]
+    low, high = min(0.0, *means, *lows), max(0.0, *means)
+    room = 0.15 * (high - low) or 1.0
+    return low - room, high + room
 
 
-def _mark(axes, each: Candidate, ratio: Modelled, scale: float, place: int, chosen: bool) -> None:  # type: ignore[no-untyped-def]
+def _mark(  # type: ignore[no-untyped-def]
+    axes, each: Candidate, ratio: Modelled, scale: float, looks: Look, chosen: bool
+) -> None:
     assert each.worse is not None
-    looks = look(place)
-    height = scale * each.worse.mean
+    height, order = scale * each.worse.mean, 2 if looks is UNNAMED else 4
+    line = {"color": looks.text, "linewidth": 1.6, "zorder": order, "alpha": 0.4 if looks is UNNAMED else 1.0}
     if each.worse.low is not None and each.worse.high is not None and each.worse.high > each.worse.low:
-        axes.vlines(
-            ratio.value, scale * each.worse.low, scale * each.worse.high, color=looks.text, linewidth=1.6, zorder=3
-        )
-    axes.hlines(height, ratio.low, ratio.high, color=looks.text, linewidth=1.6, zorder=3)
-    axes.plot(ratio.value, height, looks.marker, color=looks.color, markeredgecolor="white", markersize=9, zorder=4)
-    if chosen:
-        axes.plot(ratio.value, height, "o", markerfacecolor="none", markeredgecolor=INK, markersize=17, zorder=5)
-    axes.annotate(
-        short(each.arm),
-        (ratio.value, height),
-        xytext=(8, 6),
-        textcoords="offset points",
-        color=looks.text,
-        fontsize=9.5,
-        zorder=6,
+        axes.vlines(ratio.value, scale * each.worse.low, scale * each.worse.high, **line)
+    axes.hlines(height, ratio.low, ratio.high, **line)
+    axes.plot(
+        ratio.value, height, looks.marker, color=looks.color, markeredgecolor="white", markersize=9, zorder=order + 1
     )
+    if chosen:
+        axes.plot(ratio.value, height, "o", markerfacecolor="none", markeredgecolor=INK, markersize=17, zorder=6)
+
+
+def _name(  # type: ignore[no-untyped-def]
+    axes, shown: Sequence[Candidate], named: Sequence[str], machine: Machine, scale: float
+) -> None:
+    """Names above their marks or, where that of the one before stands there, below. Limits must be final."""
+    before: tuple[float, float] | None = None
+    for each in sorted(shown, key=lambda each: machine.ratios[each.arm].value):
+        assert each.worse is not None
+        place = (machine.ratios[each.arm].value, scale * each.worse.mean)
+        x, y = axes.transData.transform(place)
+        text = axes.annotate(
+            short(each.arm),
+            place,
+            xytext=(8, 7),
+            textcoords="offset points",
+            color=look(named.index(each.arm)).text,
+            fontsize=9.5,
+            zorder=7,
+        )
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        size = text.get_window_extent(FigureCanvasAgg(axes.get_figure(root=True)).get_renderer())
+        if before is not None and x < before[0] and abs(y - before[1]) < 1.5 * size.height:
+            text.set_position((8, -15))
+        else:
+            before = (size.x1, y)

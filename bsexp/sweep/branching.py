@@ -124,7 +124,8 @@ def make_branches(
                     keep(work.trunk, content)
                     share = left.popleft().share
                     if not left or left[0].share != share:
-                        tell(f"{work.which} at {share:g} of the budget: {len(left)} branches to go")
+                        where = f"at {share:g} of the budget" if share else "from the start"
+                        tell(f"{work.which} {where}: {len(left)} branches to go")
                 else:
                     pipe.close()
                     process.join()
