@@ -29,6 +29,7 @@ from bsexp.sweep.advising import (
     GROWN_AT,
     RATE,
     RATE_SHARE,
+    WHOLE,
     Growth,
     Question,
 )
@@ -235,7 +236,7 @@ def _spent(place: Path, question: Question) -> float:
     ramp = min(high, max(low, round(RAMP_SHARE * total / question.batch_size))) * question.batch_size
     spent = ramp + len({row.seed for row in rows}) * 0.8 * total
     for row in rows:
-        length = {RATE: RATE_SHARE, BRANCH: BRANCH_SHARE, ENDING: 1 - row.share}[row.stage]
+        length = {RATE: RATE_SHARE, WHOLE: 1.0, BRANCH: BRANCH_SHARE, ENDING: 1 - row.share}[row.stage]
         spent += length * total
     return spent
 

@@ -6,7 +6,7 @@ read back from what was kept, so that the same minutes make the same trials.
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from bsexp.sweep.advising import (
     MOST_SEEDS,
     RATE,
     WHAT,
+    WHOLE,
     Growth,
     Question,
     Trial,
@@ -54,6 +55,8 @@ REPEATS = 6
 RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
 # Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
 FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
+# Whole runs at the best of them and its neighbours.
+WHOLES = 3
 # Evaluations, data and processes come on top of updates.
 ON_TOP = 1.15
 FIRST = range(FEWEST_SEEDS)
@@ -190,7 +193,8 @@ class Job:
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
         needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
         if lr is None:
-            needed += len(FIRST) * sum(map(self.seconds, question.rates([rate] * len(FACTORS))))
+            rates = [*question.rates([rate] * len(FACTORS)), *question.wholes([rate] * WHOLES)]
+            needed += len(FIRST) * sum(map(self.seconds, rates))
         if self.kept.rows:
             # It was allowed before; a rate that is new is looked at when it is known.
             return
@@ -220,36 +224,41 @@ class Job:
     # -- (b) the rate
 
     def find_rate(self) -> float:
-        """The learning rate for the first batch: short runs at rates around what a range test suggests."""
-        from bsexp.analysis.advice import best_rate
-
-        kept = self.kept
+        """The learning rate for the first batch: short runs at rates around what a range test suggests, then whole ones
+        around the best of these, for what suits a tenth of the budget needn't suit all of it.
+        """
         middle = self._stored().get("first_rate")
         if middle is None:
             middle = self._climb()
             self.begin(first_rate=middle)
-        rates = [_rounded(middle * factor) for factor in FACTORS]
+        short, _ = self._best_of(RATE, self.question.rates, [_rounded(middle * factor) for factor in FACTORS])
+        around = [_rounded(short / STEP), short, _rounded(short * STEP)]
+        best, rates = self._best_of(WHOLE, self.question.wholes, around)
+        self.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
+        return best
+
+    def _best_of(
+        self, stage: str, trials: Callable[[Sequence[float]], list[Trial]], rates: list[float]
+    ) -> tuple[float, list[float]]:
+        """The rate of the best trials, and the rates that were tried: more where the best lies at the end of `rates`."""
+        from bsexp.analysis.advice import best_rate
+
         for _ in range(EXTENSIONS + 1):
-            self.make(rates[0], self.question.rates(rates), FIRST)
-            rows = [row for row in kept.rows if row.stage == RATE and row.lr in rates]
+            self.make(rates[0], trials(rates), FIRST)
+            rows = [row for row in self.kept.rows if row.stage == stage and row.lr in rates]
             best = best_rate(rows, self.metric)
             if best is None:
                 which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
                 raise UsageError("learning rate", which, "give a smaller one: --lr")
             if best == max(rates):
-                rates.append(_rounded(best * STEP))
+                rates = [*rates, _rounded(best * STEP)]
             elif best == min(rates):
-                rates.insert(0, _rounded(best / STEP))
+                rates = [_rounded(best / STEP), *rates]
             else:
-                break
-        else:
-            rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
-            self.talk.warn(
-                f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})"
-            )
-        assert best is not None
-        self.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
-        return best
+                return best, rates
+        rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
+        self.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
+        return best, rates
 
     def _climb(self) -> float:
         """Where a range test says that the rate might be; the data set's own where it says nothing."""
@@ -407,7 +416,7 @@ def _ratios(
 
 
 def _named(row: TrialRow) -> str:
-    if row.stage == RATE:
+    if row.stage in (RATE, WHOLE):
         return f"lr {row.lr:g}"
     return f"batch {row.batch_size:,} at {100 * row.share:g} %" if row.stage == BRANCH else row.arm
 

@@ -105,7 +105,17 @@ def trial_branches(path: Path, settings: Mapping[str, Any]) -> Branches[TrialRow
         settings,
         TrialRow,
         read_trials,
-        lambda one: (one.stage != "rate", one.stage, one.arm, one.share, one.batch_size, one.lr, one.seed, one.order),
+        lambda one: (
+            one.stage != "rate",
+            one.stage != "whole",
+            one.stage,
+            one.arm,
+            one.share,
+            one.batch_size,
+            one.lr,
+            one.seed,
+            one.order,
+        ),
     )
 
 

@@ -30,7 +30,7 @@ ORDERS = (0, 1, 2)
 COOLDOWN = 0.2
 # A rate is judged by runs of this share of the budget.
 RATE_SHARE = 0.1
-RATE, BRANCH, ENDING = "rate", "branch", "ending"
+RATE, WHOLE, BRANCH, ENDING = "rate", "whole", "branch", "ending"
 CONSTANT, DECAY = "constant", "decay"
 # Where the batch may grow for good, while the rate falls at the end all the same.
 GROWN_AT = (0.0, 0.2, 0.5)
@@ -134,6 +134,10 @@ class Question:
         short = RATE_SHARE * self.run("fixed-small").epochs
         wsd = {"shape": "wsd", "cooldown_fraction": COOLDOWN}
         return [Trial(RATE, DECAY, 0.0, self.run("lr-decay", lr, wsd, epochs=short)) for lr in lrs]
+
+    def wholes(self, lrs: Iterable[float]) -> list[Trial]:
+        """Decayed runs of the whole budget at each rate."""
+        return [Trial(WHOLE, DECAY, 0.0, self.candidates(lr, ())[DECAY]) for lr in lrs]
 
     def branches(self, lr: float) -> list[Trial]:
         """From each point of the trunk: its own batch in several orders, larger ones with several rates."""
