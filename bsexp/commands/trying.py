@@ -240,7 +240,7 @@ class Job:
     def _best_of(
         self, stage: str, trials: Callable[[Sequence[float]], list[Trial]], rates: list[float]
     ) -> tuple[float, list[float]]:
-        """The rate of the best trials, and the rates that were tried: more where the best lies at the end of `rates`."""
+        """The rate of the best trials, and all that were tried: more where the best lies at the end of `rates`."""
         from bsexp.analysis.advice import best_rate
 
         for _ in range(EXTENSIONS + 1):
@@ -257,6 +257,7 @@ class Job:
             else:
                 return best, rates
         rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
+        assert best is not None
         self.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
         return best, rates
 
