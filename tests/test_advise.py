@@ -6,7 +6,8 @@ import tomllib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,8 +29,10 @@ from bsexp.analysis.advice import (
 )
 from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.paired import Estimate
-from bsexp.commands.advice import _shown, snippet
+from bsexp.commands.advice import _shown, _together, snippet
 from bsexp.commands.sweep import check_power
+from bsexp.commands.trying import Job
+from bsexp.config import RunConfig
 from bsexp.errors import UsageError
 from bsexp.records import HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, headline, saving
@@ -510,6 +513,21 @@ def test_a_screen_shows_what_is_spoken_of_first() -> None:
     document = {"candidates": every, "elsewhere": {"there": {"arm": "within-0"}}}
     shown = [each["arm"] for each in _shown(document, Choice("within-5", "", ("hidden",)))]
     assert shown == ["decay", "within-0", "within-2", "within-3", "within-4", "within-5", "hidden"]
+
+
+def test_a_beginning_that_candidates_share_is_counted_once() -> None:
+    asked = question()
+    found = asked.candidates(0.05, ())
+
+    def samples(config: RunConfig, begun: float = 0.0) -> float:
+        return sum(size * number for size, number in asked.updates(config, begun).items())
+
+    job = SimpleNamespace(question=asked, seconds_of=samples)
+    whole = samples(found["decay"])
+    together = _together(cast(Job, job), {arm: found[arm] for arm in ("decay", "constant")})
+    # They part where the rate begins to fall, at .8 of the budget.
+    assert together == pytest.approx(1.2 * whole, rel=0.02)
+    assert _together(cast(Job, job), {"decay": found["decay"]}) == whole
 
 
 # -- the program

@@ -1,13 +1,16 @@
 """Networks: sizes known from papers, weights by name, normalisation against torch's and hand-computed numbers."""
 
+import hashlib
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from bsexp import plugins
 from bsexp.catalog import MODELS, is_factory
 from bsexp.errors import SetupError, UsageError
 from bsexp.models import BUILDERS, build_model, count_parameters
@@ -366,3 +369,14 @@ def test_bsexps_own_models_need_no_torchvision() -> None:
     code = "import sys, bsexp.models as m; m.build_model('cnn', image_shape=(1, 8, 8), num_classes=2)"
     code += "; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_factory_without_a_source_of_its_own_has_that_of_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "from functools import partial\nimport torch\nnet = partial(torch.nn.Linear, 64)\n"
+    (tmp_path / "kept_partial.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = plugins.source_fingerprint("model", "kept_partial:net")
+    assert found == hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ from bsexp.report.advising import (
 )
 from bsexp.report.drawing import png_bytes, svg_bytes
 from bsexp.store.advised import write_advice
-from bsexp.sweep.advising import ENDING, UNJUDGED, Growth, Question, Trial
+from bsexp.sweep.advising import UNJUDGED, Growth, Question
 from bsexp.sweep.grid import PlannedRun
 from bsexp.sweep.prefix import find_forks
 from bsexp.sweep.verifying import verification
@@ -237,7 +237,7 @@ def _together(job: "Job", arms: Mapping[str, RunConfig]) -> float:
     seconds = 0.0
     for number, run in enumerate(planned):
         begun = forks[number].samples / run.plan.total_samples if number in forks else 0.0
-        seconds += job.seconds(Trial(ENDING, run.arm, begun, run.config))
+        seconds += job.seconds_of(run.config, begun)
     return seconds
 
 

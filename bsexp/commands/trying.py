@@ -56,7 +56,7 @@ RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
 # Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
 FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
 # Whole runs at the best of them and its neighbours.
-WHOLES = 3
+AROUND = (1 / STEP, 1.0, STEP)
 # Evaluations, data and processes come on top of updates.
 ON_TOP = 1.15
 FIRST = range(FEWEST_SEEDS)
@@ -150,9 +150,9 @@ class Job:
         seconds = modelled_seconds(self.table, self.question.updates(trial.config, trial.share)).value
         return ON_TOP * self.pace * seconds
 
-    def seconds_of(self, config: RunConfig) -> float:
-        """What a run takes among the trials, about."""
-        return self.seconds(Trial(ENDING, "", 0.0, config))
+    def seconds_of(self, config: RunConfig, begun: float = 0.0) -> float:
+        """What a run takes among the trials, about, from a share of the question's budget on."""
+        return self.seconds(Trial(ENDING, "", begun, config))
 
     @property
     def _time_left(self) -> float:
@@ -193,7 +193,7 @@ class Job:
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
         needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
         if lr is None:
-            rates = [*question.rates([rate] * len(FACTORS)), *question.wholes([rate] * WHOLES)]
+            rates = [*question.rates([rate] * len(FACTORS)), *question.wholes([rate] * len(AROUND))]
             needed += len(FIRST) * sum(map(self.seconds, rates))
         if self.kept.rows:
             # It was allowed before; a rate that is new is looked at when it is known.
@@ -232,8 +232,7 @@ class Job:
             middle = self._climb()
             self.begin(first_rate=middle)
         short, _ = self._best_of(RATE, self.question.rates, [_rounded(middle * factor) for factor in FACTORS])
-        around = [_rounded(short / STEP), short, _rounded(short * STEP)]
-        best, rates = self._best_of(WHOLE, self.question.wholes, around)
+        best, rates = self._best_of(WHOLE, self.question.wholes, [_rounded(short * factor) for factor in AROUND])
         self.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
         return best
 
