@@ -5,6 +5,7 @@ set is read stands in `data.sources`, how a model is built in `models`.
 """
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from bsexp.errors import UsageError, nearest
 
@@ -195,6 +196,16 @@ def find_model(name: str) -> Model:
         return MODELS[name]
     except KeyError:
         raise UsageError("model", f"unknown name {name!r}", nearest(name, [*MODELS, "torchvision:NAME"])) from None
+
+
+def told_name(dataset: str) -> str:
+    """The data set's name for whoever reads its files: of `folder:PATH` the last part of the path, else as it is.
+
+    >>> told_name("folder:data/photos"), told_name("digits")
+    ('folder:photos', 'digits')
+    """
+    kind, colon, path = dataset.partition(":")
+    return f"folder:{PurePath(path).name}" if kind == "folder" and colon else dataset
 
 
 def is_factory(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bsexp.catalog import told_name
 from bsexp.config import RunConfig, parse_value, parse_values
 from bsexp.console import Talk
 from bsexp.errors import UsageError
@@ -58,10 +59,7 @@ def bytes_of(text: str) -> int:
 def settings_of(config: RunConfig, command: str) -> dict[str, Any]:
     """The values of the options of `command` that a run has, for whoever reads its files; of a path its last part."""
     settings = {name: getattr(config, name) for name in RUN_FIELDS if command in OPTIONS[name].commands}
-    kind, colon, path = config.dataset.partition(":")
-    if kind == "folder" and colon:
-        settings["dataset"] = f"folder:{Path(path).name}"
-    return settings
+    return {**settings, "dataset": told_name(config.dataset)}
 
 
 def axes_of(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]], list[str]]:

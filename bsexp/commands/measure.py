@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bsexp.catalog import told_name
 from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.config import RunConfig
 from bsexp.console import Talk
@@ -138,9 +139,7 @@ def _time(
 
 def about(settings: dict[str, Any], settled: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What is kept beside a table: the settings that it depends on, and the machine."""
-    kind, colon, path = settings["dataset"].partition(":")
-    if kind == "folder" and colon:
-        settings = {**settings, "dataset": f"folder:{Path(path).name}"}
+    settings = {**settings, "dataset": told_name(settings["dataset"])}
     when = {"date": datetime.now(UTC).date().isoformat()}
     return {"schema_version": SCHEMA_VERSION, **settings, **settled, **more, **when, **describe_machine()}
 

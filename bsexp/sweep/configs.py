@@ -4,7 +4,6 @@ The one rule: a data set is counted and fingerprinted once a process.
 """
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 from bsexp import catalog, plugins
@@ -26,9 +25,7 @@ def kept_settings(config: RunConfig, apart: Collection[str]) -> dict[str, Any]:
     With the fingerprint of the source of a network of the user's: edited, it is another network.
     """
     settings = {name: value for name, value in config.model_dump().items() if name not in apart}
-    kind, colon, path = config.dataset.partition(":")
-    if kind == "folder" and colon:
-        settings["dataset"] = f"folder:{Path(path).name}"
+    settings["dataset"] = catalog.told_name(config.dataset)
     if catalog.is_factory(config.model):
         settings[MODEL_SOURCE] = plugins.source_fingerprint("model", config.model)
     return settings
