@@ -54,7 +54,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": "mlp",
         "label_noise": 0.2,
         "val_fraction": 0.4,
-        "epochs": 30.0,
+        "epochs": 16.0,
         "batch_size": 16,
     },
     "fashion": FASHION,

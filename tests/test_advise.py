@@ -23,6 +23,7 @@ from bsexp.analysis.advice import (
     best_rate,
     choose,
     contenders,
+    hopeful,
     judge,
     local_critical,
     rule_for,
@@ -90,15 +91,15 @@ def test_a_candidate_is_judged_by_a_spread_that_orders_steady() -> None:
     judged = judge(endings(), ARMS, "val_loss", 0.25)
     assert judged is not None
     # By orders a training varies by .01^2 and the mean of three by a third of it; over the two seeds nothing varies.
-    spread = math.sqrt(4 * (0.01**2 * 4 / 3) / 5)
+    spread = math.sqrt(2 * (0.01**2 * 4 / 3) / 3)
     growing = judged.candidates[2]
     assert growing.worse is not None
-    half = 2.0150483733330233 * spread / math.sqrt(2)
+    half = 2.3533634348018233 * spread / math.sqrt(2)
     assert (growing.worse.mean, growing.worse.high) == (pytest.approx(0.002), pytest.approx(0.002 + half))
-    reach = 2.0150483733330233 * math.sqrt(4 * (0.01**2 * 2 / 3) / 5) / math.sqrt(2)
+    reach = 2.3533634348018233 * math.sqrt(2 * (0.01**2 * 2 / 3) / 3) / math.sqrt(2)
     assert (judged.effect.mean, judged.effect.low) == (pytest.approx(0.1), pytest.approx(0.1 - reach))
     assert judged.margin == pytest.approx(0.025)
-    assert judged.sd == pytest.approx(math.sqrt(4 * (2 * 0.01**2) / 5))
+    assert judged.sd == pytest.approx(math.sqrt(2 * (2 * 0.01**2) / 3))
     assert [(each.arm, each.word) for each in judged.candidates] == [
         ("decay", "reference"),
         ("constant", "beyond"),
@@ -148,8 +149,8 @@ def test_the_spread_over_seeds_counts_for_its_degrees_of_freedom() -> None:
     assert judged is not None
     worse = judged.candidates[2].worse
     assert worse is not None
-    # (4 * .000133 + 1 * .0018) / 5.
-    half = 2.0150483733330233 * math.sqrt((4 * 0.01**2 * 4 / 3 + 0.03**2 * 2) / 5 / 2)
+    # (2 * .000133 + 1 * .0018) / 3.
+    half = 2.3533634348018233 * math.sqrt((2 * 0.01**2 * 4 / 3 + 0.03**2 * 2) / 3 / 2)
     assert worse.high == pytest.approx(0.002 + half)
 
 
@@ -412,31 +413,57 @@ def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
     judged = judge(rows, [*ARMS, "one", "two", "three"], "val_loss", 0.25)
     assert judged is not None
     known = {each.arm: each.worse for each in judged.candidates}
-    # Variances over two seeds .0128, .0128 and 0: pooled .0256 / 3. With four degrees of freedom of that, and one of
-    # its own with 0, the spread of "three" is sqrt((4 (.0256 / 3 + .0001 / 3) + 0) / 5); t(5) at 95 % is 2.015.
-    spread = math.sqrt((4 * (0.0256 / 3 + 0.0001 / 3)) / 5)
+    # Variances over two seeds .0128, .0128 and 0: pooled .0256 / 3. With two degrees of freedom of that, and one of
+    # its own with 0, the spread of "three" is sqrt((2 (.0256 / 3 + .0001 / 3) + 0) / 3); t(3) at 95 % is 2.353.
+    spread = math.sqrt((2 * (0.0256 / 3 + 0.0001 / 3)) / 3)
     assert known["three"] is not None
-    assert known["three"].high == pytest.approx(2.0150484 * spread / math.sqrt(2), rel=1e-6)
+    assert known["three"].high == pytest.approx(2.3533634 * spread / math.sqrt(2), rel=1e-6)
     assert known["growing"] is not None
     assert known["growing"].high < 0.1 * known["three"].high + 0.02
 
 
-def test_what_ends_worse_than_the_constant_rate_tells_nothing_of_what_ends_well() -> None:
+def test_what_ends_worse_than_the_constant_rate_has_no_interval_and_tells_nothing_of_what_ends_well() -> None:
     rows = endings()
-    good = ["a", "b", "c", "d"]
+    good = ["a", "b"]
     for arm in good:
         rows += [row(arm, 0, 0.51 + 0.01, share=0.2), row(arm, 1, 0.61 - 0.01, share=0.2)]
     rows += [row("wild", 0, 0.51 + 0.3, share=0.2), row("wild", 1, 0.61 + 0.7, share=0.2)]
     judged = judge(rows, [*ARMS, *good, "wild"], "val_loss", 0.25)
     assert judged is not None
-    known = {each.arm: each.worse for each in judged.candidates}
-    # Four variances of .0002 beside a fifth of .08, which ends .5 worse where decaying brings .1.
-    for arm, pooled, own in (("a", 0.0002, 0.0002), ("wild", (4 * 0.0002 + 0.08) / 5, 0.08)):
-        spread = math.sqrt((4 * (pooled + 0.0001 / 3) + own) / 5)
-        found = known[arm]
-        assert found is not None
-        assert found.high is not None
-        assert found.high - found.mean == pytest.approx(2.0150484 * spread / math.sqrt(2), rel=1e-6)
+    known = {each.arm: each for each in judged.candidates}
+    # Two variances of .0002; that of "wild", which ends .5 worse where decaying brings .1, is .08.
+    spread = math.sqrt((2 * (0.0002 + 0.0001 / 3) + 0.0002) / 3)
+    found = known["a"].worse
+    assert found is not None
+    assert found.high is not None
+    assert found.high - found.mean == pytest.approx(2.3533634 * spread / math.sqrt(2), rel=1e-6)
+    assert known["wild"] == Candidate("wild", Estimate(pytest.approx(0.5), None, None, 2), "beyond")
+
+
+def test_a_single_candidate_that_ends_well_is_not_its_own_pool() -> None:
+    rows = endings()
+    rows += [row("a", 0, 0.51 + 0.01, share=0.2), row("a", 1, 0.61 - 0.01, share=0.2)]
+    rows += [row("wild", 0, 0.51 + 0.3, share=0.2), row("wild", 1, 0.61 + 0.7, share=0.2)]
+    judged = judge(rows, [*ARMS, "a", "wild"], "val_loss", 0.25)
+    assert judged is not None
+    found = {each.arm: each.worse for each in judged.candidates}["a"]
+    assert found is not None
+    assert found.high is not None
+    # Its variance over two seeds is .0002; that of both is (.0002 + .08) / 2.
+    spread = math.sqrt((2 * (0.0401 + 0.0001 / 3) + 0.0002) / 3)
+    assert found.high - found.mean == pytest.approx(2.3533634 * spread / math.sqrt(2), rel=1e-6)
+
+
+def test_other_rates_are_tried_where_the_first_gave_hope() -> None:
+    rows = endings((0.05, 0.05))
+    for arm, more in (("wild", 0.5), ("lost", None)):
+        rows += [row(arm, seed, None if more is None else mean + more) for seed, mean in enumerate((0.51, 0.61))]
+    judged = judge(rows, [*ARMS, "wild", "lost"], "val_loss", 0.25)
+    assert judged is not None
+    known = {each.arm: each for each in judged.candidates}
+    # Decaying brings .1. What diverged may do at a smaller rate.
+    assert [hopeful(known[arm], judged, smaller=True) for arm in ("growing", "wild", "lost")] == [True, False, True]
+    assert [hopeful(known[arm], judged, smaller=False) for arm in ("growing", "wild", "lost")] == [True, False, False]
 
 
 # -- words and figure

@@ -4,12 +4,13 @@ The one rule: nothing is recommended that wasn't measured to its end and found, 
 than the tolerance; what can't be told from noise is said to be so.
 
 A few seeds don't tell their own spread. That of a difference over seeds is steadied by the spread of trainings that
-were repeated in other orders of the samples.
+were repeated in other orders of the samples. Where a candidate ends worse than without any decay it is hardly stable,
+and no interval is stated: two such trainings say next to nothing of a third.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, median, variance
 
 from scipy.special import stdtrit
@@ -20,8 +21,9 @@ from bsexp.records import TrialRow
 
 # Two-sided: a bound on one side holds with 95 %.
 LEVEL = 0.9
-# Degrees of freedom that repetitions in other orders are given beside those of the seeds.
-STEADY = 4
+# Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
+# seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
+STEADY = 2
 FEWEST_SEEDS = 2
 # As many candidates get more seeds, beside the best one so far.
 CONTENDERS = 3
@@ -115,9 +117,7 @@ def local_critical(rows: Sequence[TrialRow]) -> list[Local]:
         orders = _by_seed([row for row in here if row.batch_size == own], "val_loss_ema")
         if any(map(math.isinf, (cost for costs in orders.values() for cost in costs))):
             continue
-        freedom = sum(len(costs) - 1 for costs in orders.values())
-        pooled = sum(variance(costs) * (len(costs) - 1) for costs in orders.values()) / freedom
-        spread = Spread(math.sqrt(pooled), freedom)
+        spread = Spread(_deviation(orders.values()), _freedom(orders.values()))
         base = {seed: fmean(costs) for seed, costs in orders.items()}
         repeated = min(map(len, orders.values()))
         half = spread.half_width((1 + 1 / repeated) / len(base))
@@ -156,7 +156,8 @@ def rule_for(points: Sequence[Local], share: float, batch: int) -> str | None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """How a candidate ended: `worse` by so much than decay, in the metric's unit, losses and accuracies alike.
+    """How a candidate ended: `worse` by so much than decay, in the metric's unit, losses and accuracies alike; without
+    an interval where it ended worse than the constant rate.
 
     `word`: reference, within (the tolerance), unclear, beyond (it), diverged or unjudged.
     """
@@ -190,14 +191,15 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
         math.isinf(cost) for arm in (DECAY, CONSTANT) for costs in ends[arm].values() for cost in costs
     ):
         return None
-    effect, _ = _difference(ends[CONSTANT], decay, _pooled(ends[CONSTANT]))
+    effect, _ = _difference(ends[CONSTANT], decay, _deviation(ends[CONSTANT].values()))
     margin = tolerance * effect.mean if effect.low is not None and effect.low > 0 else None
     judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, len(decay)), "reference")]
     judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
     spreads = []
     # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
     # went its own way for longer differs more; how much is told by what parted there.
-    apart = _apart({row.arm: row.share for row in rows}, ends, effect.mean)
+    bound = math.inf if margin is None else effect.mean
+    apart = _apart({row.arm: row.share for row in rows}, ends, bound)
     for arm, found in ends.items():
         if arm in (DECAY, CONSTANT):
             continue
@@ -206,12 +208,15 @@ def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance:
         elif any(math.isinf(cost) for costs in found.values() for cost in costs):
             judged.append(Candidate(arm, None, "diverged"))
         else:
-            worse, spread = _difference(found, decay, max(_pooled(decay), apart[arm]))
+            worse, spread = _difference(found, decay, max(_deviation(decay.values()), apart[arm]))
+            if worse.mean > bound:
+                judged.append(Candidate(arm, replace(worse, low=None, high=None), "beyond"))
+                continue
             spreads.append(spread)
             judged.append(Candidate(arm, worse, _word(worse, margin)))
     repeated = min(map(len, decay.values()))
     # Of two single trainings, where decay's is a mean of several.
-    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else _pooled(decay) * math.sqrt(2)
+    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else _deviation(decay.values()) * math.sqrt(2)
     return Judgement(metric, effect, margin, sd, tuple(judged))
 
 
@@ -226,7 +231,7 @@ def _difference(
     """
     values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
     num = len(values)
-    expected = alone**2 / min(map(len, ends.values())) + _pooled(decay) ** 2 / min(map(len, decay.values()))
+    expected = alone**2 / min(map(len, ends.values())) + _deviation(decay.values()) ** 2 / min(map(len, decay.values()))
     own = variance(values) if num > 1 else 0.0
     freedom = STEADY + num - 1
     spread = math.sqrt((STEADY * expected + (num - 1) * own) / freedom)
@@ -236,13 +241,13 @@ def _difference(
 
 
 def _apart(
-    begun: Mapping[str, float], ends: Mapping[str, Mapping[int, Sequence[float]]], effect: float
+    begun: Mapping[str, float], ends: Mapping[str, Mapping[int, Sequence[float]]], bound: float
 ) -> dict[str, float]:
     """For each arm the standard deviation over seeds of how much worse than decay it ends: that of all arms that begin
     at the same share of the budget (`begun`). 0 where decay begins, whose orders tell it.
 
-    What ends worse than the constant rate, by more than `effect`, is hardly stable, and differs far more. It is left
-    out of the pool of what ends well, where that has as many degrees of freedom as the pool is given (STEADY).
+    What ends worse than by `bound` differs far more, and is left out where the others have as many degrees of freedom
+    as the pool is given (STEADY).
     """
     decay = ends[DECAY]
     every = {
@@ -250,22 +255,23 @@ def _apart(
         for arm, found in ends.items()
     }
     known = {arm: values for arm, values in every.items() if len(values) > 1 and all(map(math.isfinite, values))}
-    found = {}
-    for arm, share in begun.items():
-        here = {other: values for other, values in known.items() if begun[other] == share}
-        well = [values for values in here.values() if fmean(values) <= effect]
-        alone = arm in here and fmean(here[arm]) <= effect and sum(len(values) - 1 for values in well) >= STEADY
-        pool = well if alone else list(here.values())
-        freedom = sum(len(values) - 1 for values in pool)
-        squares = sum(variance(values) * (len(values) - 1) for values in pool)
-        found[arm] = math.sqrt(squares / freedom) if freedom and share != begun[DECAY] else 0.0
-    return found
+    of_share = {}
+    for share in set(begun.values()) - {begun[DECAY]}:
+        here = [values for arm, values in known.items() if begun[arm] == share]
+        well = [values for values in here if fmean(values) <= bound]
+        of_share[share] = _deviation(well if _freedom(well) >= STEADY else here)
+    return {arm: of_share.get(share, 0.0) for arm, share in begun.items()}
 
 
-def _pooled(ends: Mapping[int, Sequence[float]]) -> float:
-    """The standard deviation from order to order, of all seeds."""
-    freedom = sum(len(costs) - 1 for costs in ends.values())
-    return math.sqrt(sum(variance(costs) * (len(costs) - 1) for costs in ends.values()) / freedom)
+def _freedom(groups: Collection[Sequence[float]]) -> int:
+    return sum(len(values) - 1 for values in groups)
+
+
+def _deviation(groups: Collection[Sequence[float]]) -> float:
+    """The standard deviation within groups (orders of a seed, seeds of an arm), pooled; 0 where nothing tells it."""
+    freedom = _freedom(groups)
+    squares = sum(variance(values) * (len(values) - 1) for values in groups if len(values) > 1)
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _word(worse: Estimate, margin: float | None) -> str:
@@ -285,6 +291,13 @@ def _cost(row: TrialRow, metric: str) -> float:
     """The metric, the larger the worse; infinite where the training diverged."""
     value = getattr(row, metric)
     return math.inf if value is None else METRICS.get(metric, 1.0) * float(value)
+
+
+def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:
+    """Whether another rate of a candidate that ended as `found` may be worth a trial; `smaller`: than that one's."""
+    if found is None or found.word == "diverged":
+        return smaller
+    return found.worse is not None and found.worse.mean <= judged.effect.mean
 
 
 def contenders(judged: Judgement, times: Sequence[Mapping[str, float]]) -> set[str]:

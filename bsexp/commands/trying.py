@@ -293,8 +293,11 @@ class Job:
         return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
 
     def try_growth(self, lr: float, points: "Sequence[Local]") -> None:
-        """Larger batches to the end: with the rate that suited branches best and, where there is time, the others."""
-        from bsexp.analysis.advice import rule_for
+        """Larger batches to the end: with the rate that suited branches best and, where there is time and hope, others.
+
+        There is none where that rate ended worse than the constant rate does and, where it diverged, for larger ones.
+        """
+        from bsexp.analysis.advice import hopeful, rule_for
 
         question = self.question
         first = []
@@ -303,10 +306,20 @@ class Job:
             if rule is not None:
                 first.append(replace(place, lr_rule=rule))
         self.make(lr, question.grown(lr, first), FIRST)
-        if self.judged(lr, FEWEST_SEEDS) is None:
+        judged = self.judged(lr, FEWEST_SEEDS)
+        if judged is None:
             # Without a decay to compare with there is nothing to advise.
             return
-        others = question.grown(lr, [replace(place, lr_rule=rule) for place in self._places() for rule in RULES])
+        ended = {each.arm: each for each in judged.candidates}
+        others = question.grown(
+            lr,
+            [
+                other
+                for place in first
+                for other in [replace(place, lr_rule=rule) for rule in RULES]
+                if hopeful(ended.get(question.arm_of(place)), judged, other.lr_factor < place.lr_factor)
+            ],
+        )
         cost = self._cost(others, FIRST)
         if cost and self._there_is_time(f"other rates at {lr:g}", cost):
             self.talk.note(f"other rates for larger batches: about {duration(cost)}")
