@@ -164,7 +164,8 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     updates = _updates(question, arms, lr)
     held, intervals = [], []
     for each in advice["candidates"]:
-        if each["worse"] is None or each["arm"] == DECAY:
+        # No interval: not tried, or hardly stable.
+        if each["worse"] is None or each["worse"]["low"] is None or each["arm"] == DECAY:
             continue
         name = each["arm"]
         truth = [one - two for one, two in zip(losses[name, lr], losses[DECAY, lr], strict=True)]
