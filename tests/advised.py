@@ -61,11 +61,13 @@ TASKS: dict[str, dict[str, Any]] = {
     "fashion-adamw": {**FASHION, "optimizer": "adamw"},
     "cifar": {
         "dataset": f"folder:{CIFAR}",
-        "model": "resnet20",
+        "model": "tests.advised_net:resnet8",
         "image_size": 16,
-        "train_size": 4096,
-        "epochs": 4.0,
-        "batch_size": 32,
+        "train_size": 8192,
+        "label_noise": 0.2,
+        "val_fraction": 0.04,
+        "epochs": 3.0,
+        "batch_size": 16,
     },
 }
 # Made up: what is fixed of an update weighs as much as 500 samples.
