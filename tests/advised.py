@@ -9,6 +9,7 @@ import gzip
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,7 +18,7 @@ import tomli_w
 
 from bsexp import load_results
 from bsexp.analysis.hardware import HardwareTable, time_ratio
-from bsexp.commands.trying import RAMP_SHARE, RAMP_UPDATES
+from bsexp.commands.advised_rate import RAMP_SHARE, RAMP_UPDATES
 from bsexp.records import HardwareRow
 from bsexp.store.hardware import read_hardware, write_hardware
 from bsexp.store.measured import read_trials
@@ -270,21 +271,24 @@ def keep(task: str, work: Path) -> None:
 
 HEAD = """# Does `bsexp advise` advise well?
 
-Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
-advised learning rate, with six seeds (twelve of digits) that the advice hadn't seen. {verdict}
+{verdict}
 
-Made again, in hours, by
+Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
+advised learning rate, with six seeds (twelve of digits) that the advice hadn't seen. Made again, in hours, by
 
 ```
 python -m tests.advised {tasks} --work FOLDER
 ```
 
 `TASK-grid.csv.gz` has how each run ended, `TASK-trials.csv.gz` what the advice was made from, `TASK.json` the numbers
-below. `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
-microseconds a sample, where large batches pay. Its loss: that of the advised schedule above that of decay at its best
-rate. Tolerated: a quarter of what decaying brings. The fastest: of all arms that end, at their best rate, no more than
-that worse than decay at its best rate, nor than the advised one. Losses are validation losses, in nats; times are
-relative to decay's.
+below. The first table:
+
+- `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
+  microseconds a sample, where large batches pay. Times are relative to decay's.
+- The loss of the advised schedule is that above decay at its best rate, in nats of validation loss; tolerated is a
+  quarter of what decaying brings.
+- The fastest: of all arms that end, at their best rate, no more than that worse than decay at its best rate, nor than
+  the advised one.
 """
 
 
@@ -311,7 +315,8 @@ def write_tables() -> None:
     lines += [
         "",
         "Samples that the advice trained, of the grid's: of its runs, each trained whole, and of what a sweep trains",
-        "that makes a beginning once for all runs that share it.",
+        "that makes a beginning once for all runs that share it. No interval is stated for what ended worse than the",
+        "constant rate.",
         "",
         "| task | learning rate | 90 % intervals that held the truth | of the grid's runs | of what was trained |",
         "|---|---:|---:|---:|---:|",
@@ -337,11 +342,12 @@ def _verdict(found: list[dict[str, Any]]) -> str:
     kept = [machine for machine, margin in told if (machine["its_loss"] or 0.0) <= margin]
     near = sum((machine["its_time"] or 1.0) <= NEAR * machine["fastest_time"] for machine in kept)
     held, of = (sum(each[name] for each in found) for name in ("held", "of"))
-    return (
+    text = (
         f"Of {len(told)} pieces of advice (a task on a machine) {len(kept)} lose no more than is tolerated, and {near} "
         f"of these take at most {100 * (NEAR - 1):.0f} % longer than the fastest schedule of equal quality; of the "
         f"90 % intervals {held} of {of} held the truth."
     )
+    return textwrap.fill(text, 120)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from the kept files alone; run again, the command goes on where it was.
 from pathlib import Path
 from typing import Any
 
+from bsexp.commands.advised_rate import find_rate
 from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.commands.machines import machine_of
 from bsexp.commands.measure import options_of, place_of, surroundings_of
@@ -42,7 +43,7 @@ def main(given: dict[str, Any]) -> int:
             tables[Path(values["hardware"]).stem if label == here.device else label] = machine.table
         job.check_tables(tables, workers)
         job.prepare(lr)
-        rate = lr if lr is not None else job.find_rate()
+        rate = lr if lr is not None else find_rate(job)
         job.allow(rate)
         points = job.try_batches(rate)
         job.try_growth(rate, points)

@@ -6,10 +6,11 @@ read back from what was kept, so that the same minutes make the same trials.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bsexp.commands.advised_rate import fewest_trials
 from bsexp.commands.measure import about
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk, duration
@@ -27,6 +28,7 @@ from bsexp.sweep.advising import (
     DECAY,
     ENDING,
     FEWEST_SEEDS,
+    FIRST,
     GROWN_AT,
     MOST_SEEDS,
     RATE,
@@ -44,22 +46,14 @@ from bsexp.sweep.critical import RULES
 from bsexp.sweep.devices import num_cores, on_gpu
 from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
-from bsexp.sweep.ramps import ramp_config
 
 if TYPE_CHECKING:
     from bsexp.analysis.advice import Judgement, Local
     from bsexp.analysis.hardware import HardwareTable
 
 REPEATS = 6
-# A range test takes this share of the budget, within a range of updates.
-RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
-# Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
-FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
-# Whole runs at the best of them and its neighbours.
-AROUND = (1 / STEP, 1.0, STEP)
 # Evaluations, data and processes come on top of updates.
 ON_TOP = 1.15
-FIRST = range(FEWEST_SEEDS)
 
 
 class Job:
@@ -162,7 +156,7 @@ class Job:
     @property
     def seconds_spent(self) -> float:
         """Seconds that trials took, over all calls."""
-        return float(self._stored().get("seconds", 0.0))
+        return float(self.stored().get("seconds", 0.0))
 
     @property
     def _minutes(self) -> float:
@@ -193,8 +187,7 @@ class Job:
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
         needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
         if lr is None:
-            rates = [*question.rates([rate] * len(FACTORS)), *question.wholes([rate] * len(AROUND))]
-            needed += len(FIRST) * sum(map(self.seconds, rates))
+            needed += len(FIRST) * sum(map(self.seconds, fewest_trials(question, rate)))
         if self.kept.rows:
             # It was allowed before; a rate that is new is looked at when it is known.
             return
@@ -203,7 +196,7 @@ class Job:
 
     def allow(self, lr: float) -> None:
         """Let two seeds at the rate `lr` be made. UsageError where it isn't the first rate and they take too long."""
-        allowed = self._stored().get("rates", [])
+        allowed = self.stored().get("rates", [])
         if lr in allowed:
             return
         if allowed:
@@ -220,62 +213,6 @@ class Job:
             which = f"{given}, where trials take about {math.ceil(needed / 60)} minutes here"
             cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
-
-    # -- (b) the rate
-
-    def find_rate(self) -> float:
-        """The learning rate for the first batch: short runs at rates around what a range test suggests, then whole ones
-        around the best of these, for what suits a tenth of the budget needn't suit all of it.
-        """
-        middle = self._stored().get("first_rate")
-        if middle is None:
-            middle = self._climb()
-            self.begin(first_rate=middle)
-        short, _ = self._best_of(RATE, self.question.rates, [_rounded(middle * factor) for factor in FACTORS])
-        best, rates = self._best_of(WHOLE, self.question.wholes, [_rounded(short * factor) for factor in AROUND])
-        self.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
-        return best
-
-    def _best_of(
-        self, stage: str, trials: Callable[[Sequence[float]], list[Trial]], rates: list[float]
-    ) -> tuple[float, list[float]]:
-        """The rate of the best trials, and all that were tried: more where the best lies at the end of `rates`."""
-        from bsexp.analysis.advice import best_rate
-
-        for _ in range(EXTENSIONS + 1):
-            self.make(rates[0], trials(rates), FIRST)
-            rows = [row for row in self.kept.rows if row.stage == stage and row.lr in rates]
-            best = best_rate(rows, self.metric)
-            if best is None:
-                which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
-                raise UsageError("learning rate", which, "give a smaller one: --lr")
-            if best == max(rates):
-                rates = [*rates, _rounded(best * STEP)]
-            elif best == min(rates):
-                rates = [_rounded(best / STEP), *rates]
-            else:
-                return best, rates
-        rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
-        assert best is not None
-        self.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
-        return best, rates
-
-    def _climb(self) -> float:
-        """Where a range test says that the rate might be; the data set's own where it says nothing."""
-        from bsexp.analysis.range_test import judge_ramp
-        from bsexp.sweep.apart import in_a_process
-
-        question = self.question
-        low, high = RAMP_UPDATES
-        updates = min(high, max(low, round(RAMP_SHARE * question.total_samples / question.batch_size)))
-        options = {**question.options, "schedule": "fixed-small", "parameters": {}}
-        # The ramp has none, and this one's budget may be shorter than it.
-        options.pop("warmup_epochs", None)
-        config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
-        self.talk.note(f"range test of the learning rate, {updates:,} updates")
-        rows = in_a_process(_ramp, config.model_dump(), self.surroundings, which="range test", cure="give --lr")
-        total = config.total_samples(question.num_train)
-        return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr
 
     # -- (c) to (e): branches and candidates
 
@@ -368,17 +305,18 @@ class Job:
 
     # -- making them
 
-    def _stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
+        """What was written down with the trials; empty before there are any."""
         stored = about_table(self.place.trials)
         return read_json(stored) if stored.exists() else {}
 
     def begin(self, **more: Any) -> None:
         """Write down what trials are made with."""
-        self.kept.begin({**self._stored(), **describe_machine(), **more})
+        self.kept.begin({**self.stored(), **describe_machine(), **more})
 
     def _there_is_time(self, what: str, cost: float) -> bool:
         """Whether `what` may be made, which is remembered: begun once, it is made to its end."""
-        allowed = self._stored().get("allowed", [])
+        allowed = self.stored().get("allowed", [])
         if what not in allowed:
             if cost > self._time_left:
                 return False
@@ -432,22 +370,3 @@ def _named(row: TrialRow) -> str:
     if row.stage in (RATE, WHOLE):
         return f"lr {row.lr:g}"
     return f"batch {row.batch_size:,} at {100 * row.share:g} %" if row.stage == BRANCH else row.arm
-
-
-def _rounded(rate: float) -> float:
-    """Two digits: a rate isn't known better, and shall be the same when it is read again."""
-    return float(f"{rate:.2g}")
-
-
-def _ramp(config: dict[str, Any], surroundings: Surroundings) -> list[Any]:
-    from bsexp.analysis.range_test import half_life
-    from bsexp.config import RunConfig
-    from bsexp.data.sources import load_images
-    from bsexp.data.splits import prepare
-    from bsexp.engine.ramp import climb
-
-    surroundings.settle()
-    run = RunConfig(**config)
-    data = prepare(run, load_images(run.dataset, run.image_size))
-    total = run.total_samples(len(data.train))
-    return climb(run, half_life=half_life(total), data=data, device=surroundings.device)

@@ -1,0 +1,103 @@
+"""The learning rate of an advice: a range test, short runs around what it suggests, whole runs around their best.
+
+The one rule: each step only narrows what the next one tries; what is chosen was trained to the end of the budget.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bsexp.errors import UsageError
+from bsexp.sweep.advising import FIRST, RATE, WHOLE, Question, Trial
+from bsexp.sweep.measuring import Surroundings
+from bsexp.sweep.ramps import ramp_config
+
+if TYPE_CHECKING:
+    from bsexp.commands.trying import Job
+
+# A range test takes this share of the budget, within a range of updates.
+RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
+# Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
+FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
+# Whole runs at the best of them and its neighbours.
+AROUND = (1 / STEP, 1.0, STEP)
+
+
+def fewest_trials(question: Question, lr: float) -> list[Trial]:
+    """As many trials as finding a rate takes at least, for what they cost; all of them at `lr`."""
+    return [*question.rates([lr] * len(FACTORS)), *question.wholes([lr] * len(AROUND))]
+
+
+def find_rate(job: "Job") -> float:
+    """The learning rate for the first batch: short runs at rates around what a range test suggests, then whole ones
+    around the best of these, for what suits a tenth of the budget needn't suit all of it.
+    """
+    middle = job.stored().get("first_rate")
+    if middle is None:
+        middle = _climb(job)
+        job.begin(first_rate=middle)
+    short, _ = _best_of(job, RATE, job.question.rates, [_rounded(middle * factor) for factor in FACTORS])
+    best, rates = _best_of(job, WHOLE, job.question.wholes, [_rounded(short * factor) for factor in AROUND])
+    job.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
+    return best
+
+
+def _best_of(
+    job: "Job", stage: str, trials: Callable[[Sequence[float]], list[Trial]], rates: list[float]
+) -> tuple[float, list[float]]:
+    """The rate of the best trials, and all that were tried: more where the best lies at the end of `rates`."""
+    from bsexp.analysis.advice import best_rate
+
+    for _ in range(EXTENSIONS + 1):
+        job.make(rates[0], trials(rates), FIRST)
+        rows = [row for row in job.kept.rows if row.stage == stage and row.lr in rates]
+        best = best_rate(rows, job.metric)
+        if best is None:
+            which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
+            raise UsageError("learning rate", which, "give a smaller one: --lr")
+        if best == max(rates):
+            rates = [*rates, _rounded(best * STEP)]
+        elif best == min(rates):
+            rates = [_rounded(best / STEP), *rates]
+        else:
+            return best, rates
+    rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
+    assert best is not None
+    job.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
+    return best, rates
+
+
+def _climb(job: "Job") -> float:
+    """Where a range test says that the rate might be; the data set's own where it says nothing."""
+    from bsexp.analysis.range_test import judge_ramp
+    from bsexp.sweep.apart import in_a_process
+
+    question = job.question
+    low, high = RAMP_UPDATES
+    updates = min(high, max(low, round(RAMP_SHARE * question.total_samples / question.batch_size)))
+    options = {**question.options, "schedule": "fixed-small", "parameters": {}}
+    # The ramp has none, and this one's budget may be shorter than it.
+    options.pop("warmup_epochs", None)
+    config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
+    job.talk.note(f"range test of the learning rate, {updates:,} updates")
+    rows = in_a_process(_ramp, config.model_dump(), job.surroundings, which="range test", cure="give --lr")
+    total = config.total_samples(question.num_train)
+    return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr
+
+
+def _rounded(rate: float) -> float:
+    """Two digits: a rate isn't known better, and shall be the same when it is read again."""
+    return float(f"{rate:.2g}")
+
+
+def _ramp(config: dict[str, Any], surroundings: Surroundings) -> list[Any]:
+    from bsexp.analysis.range_test import half_life
+    from bsexp.config import RunConfig
+    from bsexp.data.sources import load_images
+    from bsexp.data.splits import prepare
+    from bsexp.engine.ramp import climb
+
+    surroundings.settle()
+    run = RunConfig(**config)
+    data = prepare(run, load_images(run.dataset, run.image_size))
+    total = run.total_samples(len(data.train))
+    return climb(run, half_life=half_life(total), data=data, device=surroundings.device)
