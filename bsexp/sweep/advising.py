@@ -20,7 +20,7 @@ from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
 # Seeds of every trial, and the most that the advice may hang on.
-FEWEST_SEEDS, MOST_SEEDS = 2, 8
+FEWEST_SEEDS, MOST_SEEDS = 2, 12
 FIRST = range(FEWEST_SEEDS)
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
