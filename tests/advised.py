@@ -365,8 +365,9 @@ def _verdict(found: list[dict[str, Any]]) -> str:
     held, of = (sum(each[name] for each in found) for name in ("held", "of"))
     text = (
         f"Of {len(told)} pieces of advice (a task on a machine) {len(kept)} lose no more than is tolerated, and {near} "
-        f"of these take at most {100 * (NEAR - 1):.0f} % longer than the fastest schedule that the grid shows to keep "
-        f"the quality ({nearer}: than the fastest whose mean does); of the 90 % intervals {held} of {of} held the truth."
+        f"of these take at most {100 * (NEAR - 1):.0f} % longer than the fastest schedule that the grid shows to "
+        f"keep the quality ({nearer}: than the fastest whose mean does). Of the 90 % intervals {held} "
+        f"of {of} held the truth."
     )
     return textwrap.fill(text, 120)
 
