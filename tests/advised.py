@@ -375,9 +375,11 @@ def _verdict(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Make the tasks that are named, then the tables of all that are there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", choices=[[], *TASKS][1:] or None)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"none or some of {', '.join(TASKS)}")
     parser.add_argument("--work", type=Path, required=True)
     asked = parser.parse_args()
+    if unknown := set(asked.tasks) - set(TASKS):
+        parser.error(f"no such task: {', '.join(sorted(unknown))}")
     PLACE.mkdir(parents=True, exist_ok=True)
     asked.work.mkdir(parents=True, exist_ok=True)
     write_gpu_like()
