@@ -48,8 +48,8 @@ class Repeats:
         return Repeats(tuple(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)))
 
     def as_json(self) -> dict[str, Any]:
-        low, high = self.quartiles
-        return {"median": self.median, "quartiles": [low, high], "repeats": list(self.values)}
+        median, low, high, *values = (float(f"{each:.6g}") for each in (self.median, *self.quartiles, *self.values))
+        return {"median": median, "quartiles": [low, high], "repeats": values}
 
 
 def alternate(measures: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Repeats]:
@@ -122,7 +122,7 @@ def environment(**more: Any) -> dict[str, Any]:
 
 
 class Report:
-    """Collects the rows of one benchmark; shows them as they come and writes them at the end."""
+    """Collects the rows of one benchmark; shows and writes each table as it comes, for one may be stopped."""
 
     def __init__(self, name: str, file: Path | None, repeats: int, **more: Any) -> None:
         self.name, self.file, self.repeats = name, file, repeats
@@ -143,12 +143,15 @@ class Report:
         for row in kept:
             shown.add_row(*(column.text(row) for column in columns))
         self._console.print(shown)
+        self._write()
 
     def close(self) -> None:
-        """Show the environment and write the file."""
+        """Show the environment."""
         brief = ("date", "cpu", "cores", "threads", "cpu_time", "python", "torch", *PEERS, "load_at_start")
         known = {name: self.environment[name] for name in brief if self.environment.get(name) is not None}
         self.note(", ".join(f"{name} {value}" for name, value in known.items()))
+
+    def _write(self) -> None:
         if self.file is None:
             return
         document = {
@@ -157,5 +160,5 @@ class Report:
             "repeats": self.repeats,
             "tables": self.tables,
         }
-        text = json.dumps(document, indent=1, default=Repeats.as_json)
+        text = json.dumps(document, default=Repeats.as_json)
         self.file.write_text(text + "\n", encoding="utf-8")
