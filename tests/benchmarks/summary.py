@@ -51,7 +51,8 @@ def section(name: str, calls: list[dict[str, Any]]) -> str:
         f"{key} {machine[key]}" for key in ("python", "torch", "lightning", "ray", "typer") if key in machine
     )
     head = f"## {name}\n\n`python -m tests.benchmarks.{name} --json results/benchmarks/{name}-1.json`\n\n"
-    head += f"{machine['cpu']}, {machine['cores']} cores; {versions}; {told}."
+    gpu = f"{machine['device']} beside " if "device" in machine else ""
+    head += f"{gpu}{machine['cpu']}, {machine['cores']} cores; {versions}; {told}."
     return "\n\n".join([head, *(table(title, calls) for title in calls[0]["tables"])])
 
 
