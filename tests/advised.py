@@ -68,8 +68,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "train_size": 8192,
         "label_noise": 0.2,
         "val_fraction": 0.04,
-        "epochs": 3.0,
-        "batch_size": 16,
+        "epochs": 6.0,
+        "batch_size": 32,
     },
 }
 # Made up: what is fixed of an update weighs as much as 500 samples.
