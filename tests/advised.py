@@ -68,7 +68,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "train_size": 8192,
         "label_noise": 0.2,
         "val_fraction": 0.04,
-        "epochs": 6.0,
+        "epochs": 8.0,
         "batch_size": 32,
     },
 }
