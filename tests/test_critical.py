@@ -374,7 +374,7 @@ def test_the_program_makes_what_is_missing_and_nothing_twice(bsexp: Bsexp, tmp_p
     assert "0 of 72 branches to make" in third.stderr
     more = bsexp("measure", "--critical", *QUICK, "--seeds", "1")
     assert more.returncode == 0, more.stderr
-    assert "seed 1 at 0.8 of the budget: 0 branches to go" in more.stderr
+    assert "seed 1 at 0.8 of the budget: done" in more.stderr
     assert json.loads((place / "critical.json").read_text())["seeds"] == [0, 1]
     other = bsexp("measure", "--critical", *QUICK, "--seeds", "0", "--lr", "0.5")
     assert (other.returncode, "has lr = 0.0125 there, 0.5 now" in other.stderr) == (5, True)

@@ -125,7 +125,8 @@ def make_branches(
                     share = left.popleft().share
                     if not left or left[0].share != share:
                         where = f"at {share:g} of the budget" if share else "from the start"
-                        tell(f"{work.which} {where}: {len(left)} branches to go")
+                        rest = f"{len(left)} branches to go" if left else "done"
+                        tell(f"{work.which} {where}: {rest}")
                 else:
                     pipe.close()
                     process.join()
