@@ -1,7 +1,7 @@
 """What trials say: which candidate keeps the quality of the usual decay, and which of these takes the least time.
 
-The one rule: nothing is recommended that wasn't measured to its end and found, with 95 % confidence, to lose no more
-than the tolerance; what can't be told from noise is said to be so.
+The one rule: nothing is recommended that wasn't measured to its end and found, with 95 % confidence over all looks at a
+growing number of seeds, to lose no more than the tolerance; what can't be told from noise is said to be so.
 
 A few seeds don't tell their own spread. That of a difference over seeds is steadied by the spread of trainings that
 were repeated in other orders of the samples. Where a candidate ends worse than without any decay it is hardly stable,
@@ -10,12 +10,13 @@ and no interval is stated: two such trainings say next to nothing of a third.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, median, variance
 
 from scipy.special import stdtrit
 
 from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.looks import one_sided_levels, spent_evenly
 from bsexp.analysis.paired import Estimate
 from bsexp.records import TrialRow
 
@@ -24,7 +25,6 @@ LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
-FEWEST_SEEDS = 2
 # As many candidates get more seeds, beside the best one so far.
 CONTENDERS = 3
 # Less saved isn't worth a schedule of one's own.
@@ -180,64 +180,150 @@ class Judgement:
     candidates: tuple[Candidate, ...]
 
 
-def judge(rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance: float) -> Judgement | None:
+def judge(
+    rows: Sequence[TrialRow], arms: Sequence[str], metric: str, tolerance: float, looks: Sequence[int]
+) -> Judgement | None:
     """What the endings say of `arms`; None where the usual decay itself, or the constant rate, diverged.
 
-    `tolerance`: the share of the effect that may be lost, above 0. A candidate is compared on the seeds that it has.
+    `tolerance`: the share of the effect that may be lost, above 0. `looks`: the numbers of seeds, rising, at which
+    whoever adds seeds looks at what the first ones say. The first look that tells a candidate's word decides, unless
+    later seeds are on the other side of the margin. Seeds count from 0.
     """
+    levels = dict(zip(looks, one_sided_levels(tuple(looks), (1 - LEVEL) / 2, spent_evenly), strict=True))
+    judged = None
+    for look in looks:
+        judged = _look([row for row in rows if row.seed < look], arms, metric, tolerance, levels, look, judged)
+        if judged is None:
+            break
+    return judged
+
+
+def _look(
+    rows: Sequence[TrialRow],
+    arms: Sequence[str],
+    metric: str,
+    tolerance: float,
+    levels: Mapping[int, float],
+    look: int,
+    before: Judgement | None,
+) -> Judgement | None:
+    """What `look` seeds say, where earlier looks told `before`. `levels`: one-sided, of each look."""
     ends = {arm: _by_seed([row for row in rows if row.arm == arm], metric) for arm in arms}
-    decay = ends[DECAY]
-    if not decay or any(
-        math.isinf(cost) for arm in (DECAY, CONSTANT) for costs in ends[arm].values() for cost in costs
-    ):
+    decay, constant = _Ends.of(ends[DECAY]), _Ends.of(ends[CONSTANT])
+    if not decay.costs or decay.diverged or constant.diverged:
         return None
-    effect, _ = _difference(ends[CONSTANT], decay, _deviation(ends[CONSTANT].values()))
-    margin = tolerance * effect.mean if effect.low is not None and effect.low > 0 else None
-    judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, len(decay)), "reference")]
-    judged.append(Candidate(CONSTANT, effect, _word(effect, margin)))
+    brings = _contrast([(1.0, constant), (-1.0, decay)])
+    effect = brings.estimate
+    known = before is not None and before.margin is not None
+    shown = known or (effect.num == look and brings.above_zero(levels[look]))
+    margin = tolerance * effect.mean if shown else None
+    judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, effect.num), "reference")]
+    judged.append(Candidate(CONSTANT, effect, "beyond" if shown and tolerance < 1 else "unclear"))
+    told = {each.arm: each.word for each in before.candidates} if before else {}
     spreads = []
     # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
     # went its own way for longer differs more; how much is told by what parted there.
     bound = math.inf if margin is None else effect.mean
     apart = _apart({row.arm: row.share for row in rows}, ends, bound)
-    for arm, found in ends.items():
+    for arm, costs in ends.items():
         if arm in (DECAY, CONSTANT):
             continue
-        if len(found) < FEWEST_SEEDS:
+        if len(costs) < min(levels):
             judged.append(Candidate(arm, None, "unjudged"))
-        elif any(math.isinf(cost) for costs in found.values() for cost in costs):
+            continue
+        if _diverged(costs):
             judged.append(Candidate(arm, None, "diverged"))
-        else:
-            worse, spread = _difference(found, decay, max(_deviation(decay.values()), apart[arm]))
-            if worse.mean > bound:
-                judged.append(Candidate(arm, replace(worse, low=None, high=None), "beyond"))
-                continue
-            spreads.append(spread)
-            judged.append(Candidate(arm, worse, _word(worse, margin)))
-    repeated = min(map(len, decay.values()))
+            continue
+        found = _Ends(costs, max(decay.deviation, apart[arm]))
+        worse = _contrast([(1.0, found), (-1.0, decay)])
+        if worse.mean > bound:
+            judged.append(Candidate(arm, Estimate(worse.mean, None, None, worse.num), "beyond"))
+            continue
+        spreads.append(worse.spread)
+        # What is lost beyond the tolerated share of the effect of the same seeds: that share isn't known exactly.
+        lost = _contrast([(1.0, found), (tolerance - 1.0, decay), (-tolerance, constant)])
+        word = told.get(arm, "unclear")
+        # Once at each look that it has the seeds for, or where there was no margin yet.
+        if shown and word == "unclear" and worse.num in levels and (worse.num == look or not known):
+            level = levels[worse.num]
+            word = "within" if lost.below_zero(level) else "beyond" if lost.above_zero(level) else word
+        if (word == "within" and lost.mean > 0) or (word == "beyond" and lost.mean <= 0):
+            word = "unclear"
+        judged.append(Candidate(arm, worse.estimate, word))
+    repeated = min(map(len, decay.costs.values()))
     # Of two single trainings, where decay's is a mean of several.
-    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else _deviation(decay.values()) * math.sqrt(2)
+    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else decay.deviation * math.sqrt(2)
     return Judgement(metric, effect, margin, sd, tuple(judged))
 
 
-def _difference(
-    ends: Mapping[int, Sequence[float]], decay: Mapping[int, Sequence[float]], alone: float
-) -> tuple[Estimate, float]:
-    """The mean over seeds of how much worse than decay, with its interval, and the spread of that over seeds.
+@dataclass(frozen=True)
+class _Ends:
+    """How an arm ended, by seed and order; `deviation`: of one training of it from order to order."""
+
+    costs: Mapping[int, Sequence[float]]
+    deviation: float
+
+    @classmethod
+    def of(cls, costs: Mapping[int, Sequence[float]]) -> "_Ends":
+        """Those of an arm whose orders tell how much it differs."""
+        return cls(costs, 0.0 if _diverged(costs) else _deviation(costs.values()))
+
+    @property
+    def diverged(self) -> bool:
+        return _diverged(self.costs)
+
+    @property
+    def expected(self) -> float:
+        """The variance of a seed's mean over its orders."""
+        return self.deviation**2 / min(map(len, self.costs.values()))
+
+
+def _diverged(costs: Mapping[int, Sequence[float]]) -> bool:
+    return any(math.isinf(cost) for of_seed in costs.values() for cost in of_seed)
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """The mean over `num` seeds of a difference between arms, and its `spread` over seeds, of so many degrees of
+    `freedom`.
+    """
+
+    mean: float
+    spread: float
+    freedom: int
+    num: int
+
+    def _reach(self, level: float) -> float:
+        return -float(stdtrit(self.freedom, level)) * self.spread / math.sqrt(self.num)
+
+    def below_zero(self, level: float) -> bool:
+        """Whether it surely isn't above zero, at a one-sided level."""
+        return self.mean + self._reach(level) <= 0
+
+    def above_zero(self, level: float) -> bool:
+        """Whether it surely is above zero, at a one-sided level."""
+        return self.mean - self._reach(level) > 0
+
+    @property
+    def estimate(self) -> Estimate:
+        """With the interval at LEVEL."""
+        reach = self._reach((1 - LEVEL) / 2)
+        return Estimate(self.mean, self.mean - reach, self.mean + reach, self.num)
+
+
+def _contrast(parts: Sequence[tuple[float, _Ends]]) -> _Contrast:
+    """The sum of weighted ends, over the seeds that all of `parts` have.
 
     The variance over n seeds has n - 1 degrees of freedom, which alone says little. It is steadied by what the orders
-    of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027); `alone` is
-    the standard deviation of one training of `ends` from order to order.
+    of the samples would make it, with STEADY of them (a moderated t: Smyth 2004, 10.2202/1544-6115.1027).
     """
-    values = [fmean(costs) - fmean(decay[seed]) for seed, costs in ends.items() if seed in decay]
-    num = len(values)
-    expected = alone**2 / min(map(len, ends.values())) + _deviation(decay.values()) ** 2 / min(map(len, decay.values()))
-    own = variance(values) if num > 1 else 0.0
-    freedom = STEADY + num - 1
-    spread = math.sqrt((STEADY * expected + (num - 1) * own) / freedom)
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * spread / math.sqrt(num)
-    mean = fmean(values)
-    return Estimate(mean, mean - half, mean + half, num), spread
+    seeds = [seed for seed in parts[0][1].costs if all(seed in ends.costs for _, ends in parts)]
+    values = [sum(weight * fmean(ends.costs[seed]) for weight, ends in parts) for seed in seeds]
+    expected = sum(weight**2 * ends.expected for weight, ends in parts)
+    own = variance(values) if len(values) > 1 else 0.0
+    freedom = STEADY + len(values) - 1
+    spread = math.sqrt((STEADY * expected + (len(values) - 1) * own) / freedom)
+    return _Contrast(fmean(values), spread, freedom, len(values))
 
 
 def _apart(
@@ -274,12 +360,6 @@ def _deviation(groups: Collection[Sequence[float]]) -> float:
     return math.sqrt(squares / freedom) if freedom else 0.0
 
 
-def _word(worse: Estimate, margin: float | None) -> str:
-    if margin is None or worse.low is None or worse.high is None:
-        return "unclear"
-    return "within" if worse.high <= margin else "beyond" if worse.low > margin else "unclear"
-
-
 def _by_seed(rows: Sequence[TrialRow], metric: str) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for row in rows:
@@ -300,26 +380,34 @@ def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:
     return found.worse is not None and found.worse.mean <= judged.effect.mean
 
 
-def contenders(judged: Judgement, times: Sequence[Mapping[str, float]]) -> set[str]:
+def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> set[str]:
     """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
     hangs on more seeds. `times`: by machine, the candidates' times over that of decay.
     """
     found: set[str] = set()
-    within = [each.arm for each in judged.candidates if each.word == "within"]
-    unclear = [
-        each.arm
-        for each in judged.candidates
-        if each.word == "unclear"
-        and each.arm != CONSTANT
-        and each.worse is not None
-        and (judged.margin is None or each.worse.mean <= judged.margin)
-    ]
+    lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
     for ratios in times:
-        best = min([DECAY, *within], key=lambda arm: ratios[arm])
-        faster = sorted((arm for arm in unclear if ratios[arm] < ratios[best]), key=lambda arm: ratios[arm])
-        if faster:
-            found |= {best, *faster[:CONTENDERS]}
+        best, unclear = _best(judged, ratios)
+        hopeful = [arm for arm in unclear if judged.margin is None or lost[arm] <= judged.margin]
+        if hopeful:
+            found |= {best, *hopeful[:CONTENDERS]}
     return found
+
+
+def _best(judged: Judgement, ratios: Mapping[str, Modelled]) -> tuple[str, list[str]]:
+    """The candidate with the least time of those that are within the tolerance, decay where none saves any; and what
+    isn't told from noise and would save more, by rising time.
+    """
+    words = {candidate.arm: candidate.word for candidate in judged.candidates}
+    within = [arm for arm, word in words.items() if word == "within" and _saves(ratios[arm])]
+    best = min(within, key=lambda arm: ratios[arm].value, default=DECAY)
+    most = ratios[best].value * (1 - LEAST_SAVED)
+    unclear = [
+        arm
+        for arm, word in words.items()
+        if word == "unclear" and arm != CONSTANT and _saves(ratios[arm]) and ratios[arm].value < most
+    ]
+    return best, sorted(unclear, key=lambda arm: ratios[arm].value)
 
 
 # -- what to do
@@ -344,14 +432,7 @@ def choose(judged: Judgement | None, ratios: Mapping[str, Modelled]) -> Choice:
     if judged.margin is None:
         why = "decaying the rate isn't shown to bring anything over a constant one, so there is nothing to lose by"
         return Choice(None, f"{why} (more --epochs, or a task with less noise, would settle it)", ())
-    words = {candidate.arm: candidate.word for candidate in judged.candidates}
-    within = [arm for arm, word in words.items() if word == "within" and _saves(ratios[arm])]
-    best = min(within, key=lambda arm: ratios[arm].value, default=DECAY)
-    most = ratios[best].value * (1 - LEAST_SAVED)
-    unclear = [
-        arm for arm, word in words.items() if word == "unclear" and _saves(ratios[arm]) and ratios[arm].value < most
-    ]
-    unclear.sort(key=lambda arm: ratios[arm].value)
+    best, unclear = _best(judged, ratios)
     if best == DECAY and unclear:
         return Choice(None, "what might save time can't be told from noise by so few seeds", tuple(unclear))
     why = "the least time of all that are within the tolerance"

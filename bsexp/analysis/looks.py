@@ -3,12 +3,13 @@
 The one rule: looks are declared before the data (`seeds = "auto:8,16,32"`), and the first look that gives a word ends
 the experiment; later seeds are not looked at.
 
-Alpha spending of O'Brien-Fleming type (Lan & DeMets 1983, doi 10.1093/biomet/70.3.659): at the share t of the last
-look's seeds, alpha(t) = 2 (1 - Phi(z(1 - alpha/2) / sqrt(t))) has been spent, for a one-sided alpha.
+Alpha spending (Lan & DeMets 1983, doi 10.1093/biomet/70.3.659) for a one-sided alpha, at the share t of the last look's
+seeds. O'Brien-Fleming type: alpha(t) = 2 (1 - Phi(z(1 - alpha/2) / sqrt(t))), next to nothing early. Pocock type:
+alpha(t) = alpha ln(1 + (e - 1) t), about as much at each look.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -38,14 +39,26 @@ def parse_looks(text: str) -> tuple[int, ...]:
 
 
 def spent(share: float, alpha: float) -> float:
-    """The one-sided alpha spent at a share of the seeds in (0, 1]; all of it at 1."""
-    if not (0 < share <= 1 and 0 < alpha < 1):
-        raise ValueError(f"needs a share in (0, 1] and alpha in (0, 1), got {share} and {alpha}")
+    """The one-sided alpha spent at a share of the seeds in (0, 1], O'Brien-Fleming type; all of it at 1."""
+    _check(share, alpha)
     return 2 * float(ndtr(ndtri(alpha / 2) / math.sqrt(share)))
 
 
+def spent_evenly(share: float, alpha: float) -> float:
+    """The one-sided alpha spent at a share of the seeds in (0, 1], Pocock type; all of it at 1."""
+    _check(share, alpha)
+    return alpha * math.log1p((math.e - 1) * share)
+
+
+def _check(share: float, alpha: float) -> None:
+    if not (0 < share <= 1 and 0 < alpha < 1):
+        raise ValueError(f"needs a share in (0, 1] and alpha in (0, 1), got {share} and {alpha}")
+
+
 @lru_cache
-def one_sided_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
+def one_sided_levels(
+    looks: tuple[int, ...], alpha: float, spending: Callable[[float, float], float] = spent
+) -> tuple[float, ...]:
     """The one-sided level of each look (numbers of seeds, rising), for alpha in (0, 1) over all of them.
 
     By recursive integration of the density of the sum of standard normal seeds that crossed no bound before
@@ -59,7 +72,7 @@ def one_sided_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     grid = density = np.empty(0)
     done = 0.0
     for place, time in enumerate(times):
-        goal = spent(time, alpha) - done
+        goal = spending(time, alpha) - done
         before = times[place - 1] if place else 0.0
         bound = _bound(goal, time, before, grid, density)
         found.append(float(ndtr(-bound / math.sqrt(time))))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bsexp.analysis.advice import CONSTANT, DECAY, Choice, Judgement, Local, choose
+from bsexp.analysis.advice import CONSTANT, DECAY, LEVEL, Choice, Judgement, Local, choose
 from bsexp.analysis.hardware import HardwareTable, Updates, knee, modelled_seconds, time_ratio
 from bsexp.config import RunConfig
 from bsexp.console import Talk, duration
@@ -37,7 +37,6 @@ from bsexp.sweep.verifying import verification
 if TYPE_CHECKING:
     from bsexp.commands.trying import Job
 
-LEVEL = 0.9
 # As many candidates are verified, beside the usual decay and the constant rate.
 VERIFIED = 3
 # As many larger batches fit on a screen, beside the planned schedules: those that could be taken, then the fastest.

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.advised_rate import fewest_trials
@@ -27,10 +28,9 @@ from bsexp.sweep.advising import (
     CONSTANT,
     DECAY,
     ENDING,
-    FEWEST_SEEDS,
     FIRST,
     GROWN_AT,
-    MOST_SEEDS,
+    LOOKS,
     RATE,
     WHAT,
     WHOLE,
@@ -49,7 +49,7 @@ from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
 
 if TYPE_CHECKING:
     from bsexp.analysis.advice import Judgement, Local
-    from bsexp.analysis.hardware import HardwareTable
+    from bsexp.analysis.hardware import HardwareTable, Modelled
 
 REPEATS = 6
 # Evaluations, data and processes come on top of updates.
@@ -243,7 +243,7 @@ class Job:
             if rule is not None:
                 first.append(replace(place, lr_rule=rule))
         self.make(lr, question.grown(lr, first), FIRST)
-        judged = self.judged(lr, FEWEST_SEEDS)
+        judged = self.judged(lr, LOOKS[0])
         if judged is None:
             # Without a decay to compare with there is nothing to advise.
             return
@@ -270,7 +270,7 @@ class Job:
             growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
         ]
 
-    def judged(self, lr: float, seeds: int = MOST_SEEDS) -> "Judgement | None":
+    def judged(self, lr: float, seeds: int = LOOKS[-1]) -> "Judgement | None":
         """What the trials of the first `seeds` seeds say."""
         from bsexp.analysis.advice import judge
 
@@ -278,30 +278,30 @@ class Job:
         configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
         ends = [row for row in self.kept.rows if row.stage == ENDING and row.seed < seeds]
         rows = [row for row in ends if (row.arm, row.batch_size, row.lr) in configs]
-        return judge(rows, list(arms), self.metric, self.tolerance)
+        return judge(rows, list(arms), self.metric, self.tolerance, LOOKS)
 
     def add_seeds(self, lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
-        """More seeds, one after another, of what the advice hangs on, as long as it does and there is time.
+        """More seeds, from look to look, of what the advice hangs on, as long as it does and there is time.
 
-        What a seed is for is decided by the seeds before it, whatever has been made of it and of later ones already.
+        What they are for is decided by the look before, whatever has been made of them and of later ones already.
         """
         from bsexp.analysis.advice import contenders
 
         question = self.question
         configs = question.candidates(lr, self.growths(lr))
         times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
-        for seed in range(FEWEST_SEEDS, MOST_SEEDS):
-            judged = self.judged(lr, seed)
+        for before, look in pairwise(LOOKS):
+            judged = self.judged(lr, before)
             arms = set() if judged is None else contenders(judged, times)
             every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
             trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
-            cost = self._cost(trials, [seed])
-            what = f"seed {seed} at {lr:g}: {', '.join(sorted(arms))}"
+            cost = self._cost(trials, range(look))
+            what = f"{look} seeds at {lr:g}: {', '.join(sorted(arms))}"
             if not arms or (cost and not self._there_is_time(what, cost)):
                 break
             if cost:
-                self.talk.note(f"seed {seed}, {', '.join(sorted(arms))}: about {duration(cost)}")
-                self.make(lr, trials, [seed])
+                self.talk.note(f"{look} seeds of {', '.join(sorted(arms))}: about {duration(cost)}")
+                self.make(lr, trials, range(look))
 
     # -- making them
 
@@ -355,12 +355,13 @@ class Job:
 
 def _ratios(
     updates: Mapping[str, Any], tables: "Sequence[HardwareTable]", workers: Sequence[int]
-) -> list[dict[str, float]]:
+) -> "list[dict[str, Modelled]]":
     """By machine, each candidate's time over that of decay."""
+    from bsexp.analysis.advice import LEVEL
     from bsexp.analysis.hardware import time_ratio
 
     return [
-        {arm: time_ratio(table, made, updates[DECAY], number).value for arm, made in updates.items()}
+        {arm: time_ratio(table, made, updates[DECAY], number, LEVEL) for arm, made in updates.items()}
         for table in tables
         for number in workers
     ]

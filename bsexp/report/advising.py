@@ -142,7 +142,9 @@ def confidence(choice: Choice, judged: Judgement | None) -> str:
     if choice.arm not in (None, DECAY):
         tried = sum(each.worse is not None and each.arm not in (DECAY, CONSTANT) for each in judged.candidates)
         chosen = f", and it was chosen among {tried}" if tried > 1 else ""
-        parts.append(f"taken alone, it loses no more than is tolerated with 95 % confidence{chosen}")
+        parts.append(
+            f"taken alone, it loses no more than is tolerated with 95 % confidence over all looks at its seeds{chosen}"
+        )
     if choice.unclear:
         parts.append(f"what might save more, and can't be told from noise: {', '.join(choice.unclear)}")
     numbers_ = sorted({each.worse.num for each in judged.candidates if each.worse and each.arm != DECAY})

@@ -19,9 +19,9 @@ from bsexp.sweep.configs import build_config, num_trained
 from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
-# Seeds of every trial, and the most that the advice may hang on.
-FEWEST_SEEDS, MOST_SEEDS = 2, 12
-FIRST = range(FEWEST_SEEDS)
+# Numbers of seeds at which the trials are looked at: the first of all trials, later ones of what the advice hangs on.
+LOOKS = (2, 4, 8, 12)
+FIRST = range(LOOKS[0])
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
 MULTIPLIERS = (4, 16)
