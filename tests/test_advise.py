@@ -35,6 +35,7 @@ from bsexp.commands.advice import _shown, _together, snippet
 from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
 from bsexp.config import RunConfig
+from bsexp.console import Talk
 from bsexp.errors import UsageError
 from bsexp.records import HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, headline, saving
@@ -44,9 +45,11 @@ from bsexp.store.hardware import write_hardware
 from bsexp.store.measured import read_trials
 from bsexp.store.paths import Experiment
 from bsexp.store.trunks import Trunks
-from bsexp.sweep.advising import LOOKS, Growth, Question
-from bsexp.sweep.branching import begins
+from bsexp.sweep import branching
+from bsexp.sweep.advising import LOOKS, Growth, Question, make_trials
+from bsexp.sweep.branching import Making, Work, begins
 from bsexp.sweep.experiment import read_experiment
+from bsexp.sweep.measuring import Surroundings
 from bsexp.sweep.verifying import num_seeds, verification
 from tests.conftest import Bsexp
 from tests.test_figures import texts
@@ -450,6 +453,7 @@ def test_whatever_may_be_tried_is_a_candidate_and_what_may_not_is_told() -> None
     capped = question(max_batch=40)
     assert "grow-32-at-20-none" in capped.candidates(0.05, [Growth(0.2, 4, "none")])
     assert capped.multipliers == (4,)
+    assert capped.left_out == {"batch 128": "max_batch: 40"}
 
 
 def test_the_state_kept_last_is_taken_unless_it_is_damaged(tmp_path: Path) -> None:
@@ -841,3 +845,89 @@ def test_a_table_that_lacks_a_size_is_refused_before_anything_is_trained(bsexp: 
     assert found.returncode == 2
     assert "outside" in found.stderr or "not the measured 8" in found.stderr
     assert not (place / "trials.csv").exists()
+
+
+# -- where, and for how long
+
+
+def job(tmp_path: Path, device: str = "cpu", **values: Any) -> Job:
+    surroundings = Surroundings(device, None, False, True)
+    return Job(question(), Experiment(tmp_path / "advise"), surroundings, values, Talk(0))
+
+
+def test_two_trunks_on_one_gpu_take_twice_as_long_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bsexp.commands.trying.on_gpu", lambda device: True)
+    for devices, abreast in ((("cuda:0", "cuda:0"), 1), (("cuda:0", "cuda:1"), 2), (("cuda:0",), 1)):
+        monkeypatch.setattr("bsexp.commands.trying.devices_for", lambda device, jobs, found=devices: found)
+        made = job(tmp_path, "cuda")
+        assert (made.devices, made.abreast, made.pace) == (devices, abreast, 1 / abreast)
+
+
+def test_each_trunk_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def start(work: Work, making: Making) -> Any:
+        begun.append((work.which, making.surroundings.device))
+        return started(work, replace(making, surroundings=replace(making.surroundings, device="cpu")))
+
+    started = branching._start
+    monkeypatch.setattr(branching, "_start", start)
+    asked = question(epochs=0.5)
+    trials = asked.branches(0.05)[:1]
+    making = Making("advise", Surroundings("cuda", 1, False, True))
+    ended: list[Any] = []
+    make_trials(
+        asked, 0.05, trials, (), range(3), making, ("cuda:0", "cuda:1"), lambda row, _: ended.append(row), ended.append
+    )
+    assert [which for which, _ in begun] == ["seed 0", "seed 1", "seed 2"]
+    assert [device for _, device in begun[:2]] == ["cuda:0", "cuda:1"]
+    # The third has the device that is free first.
+    first = next(each for each in ended if isinstance(each, TrialRow))
+    assert begun[2][1] == f"cuda:{first.seed}"
+
+
+def test_a_batch_that_memory_does_not_hold_is_told_with_the_cap_that_cures_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measured(configs: Any, *rest: Any) -> Any:
+        sizes = [config.batch_size for config in configs][:-2]
+        return [HardwareRow("cpu", size, size, 1e-3, 1e-6, size / 1e-3, None) for size in sizes], {}
+
+    monkeypatch.setattr("bsexp.commands.trying.measure_sizes", measured)
+    with pytest.raises(UsageError, match=r"batch size: 128 doesn't fit into memory here; give --max-batch 32"):
+        job(tmp_path).measured((1,))
+
+
+def test_a_table_of_another_network_is_warned_of(bsexp: Bsexp, tmp_path: Path) -> None:
+    put_table(tmp_path / "results" / "advise")
+    put_table(tmp_path / "other", {"model": "cnn-small", "dataset": "fashion-mnist"})
+    table = str(tmp_path / "other" / "hardware.csv")
+    found = bsexp("advise", *QUICK, "--minutes", "0.001", "--hardware", table)
+    said = "bsexp: warning: Times rest on a table measured with cnn-small on fashion-mnist, not mlp on digits."
+    assert said in found.stderr
+
+
+def test_trials_of_another_number_of_threads_are_not_gone_on_with(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    words = tuple(word for word in QUICK if word not in ("--threads",))[:-1]
+    interrupted(tmp_path, ["advise", *QUICK], lambda line: " at 0.05 of the budget" in line)
+    kept = (place / "trials.csv").read_bytes()
+    found = bsexp("advise", *words, "--threads", "2")
+    assert (found.returncode, "has threads = 1 there, 2 now; choose another --name" in found.stderr) == (5, True)
+    assert (place / "trials.csv").read_bytes() == kept
+
+
+def test_a_rate_that_is_still_to_be_found_has_to_fit_the_minutes_that_are_left(bsexp: Bsexp, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "advise"
+    put_table(place)
+    words = [word for word in QUICK if word not in ("--lr", "0.05")]
+    interrupted(tmp_path, ["advise", *words], lambda line: "from the start" in line)
+    about = json.loads((place / "trials.json").read_text())
+    assert "rates" not in about
+    kept = (place / "trials.csv").read_bytes()
+    for change, words_ in (({}, words), ({"rates": [0.05], "seconds": 3.0}, words), ({"seconds": 3.0}, QUICK)):
+        (place / "trials.json").write_text(json.dumps({**about, **change}))
+        found = bsexp("advise", *words_, "--minutes", "0.0001")
+        assert (found.returncode, "--minutes: 0 of 0.0001 are left, where" in found.stderr) == (2, True), found.stderr
+        assert (place / "trials.csv").read_bytes() == kept

@@ -20,6 +20,7 @@ from bsexp.report.advising import (
     Machine,
     advice_figure,
     amount,
+    at,
     confidence,
     critical_text,
     described,
@@ -50,8 +51,12 @@ def tell_advice(
     points: Sequence[Local],
     tables: Mapping[str, HardwareTable],
     workers: Sequence[int],
+    notes: Sequence[str],
 ) -> int:
-    """Judge the trials at the rate `lr`, write the files, print what is advised for the last of the machines."""
+    """Judge the trials at the rate `lr`, write the files, print what is advised for the last of the machines.
+
+    `notes`: what was warned of, for advice.json.
+    """
     question, values, talk = job.question, job.values, job.talk
     metric, tolerance, growths = job.metric, job.tolerance, job.growths(lr)
     configs = question.candidates(lr, growths)
@@ -77,6 +82,7 @@ def tell_advice(
         "critical": [_point(point) for point in points],
         "candidates": _candidates(question, configs, judged, machines, what, growths),
         "left_out": question.left_out,
+        "notes": list(notes),
     }
     chosen = choices[-1].arm
     if chosen is not None:
@@ -253,7 +259,7 @@ def _show(
 ) -> None:
     if judged:
         unit = UNITS[judged.metric][1]
-        columns = ["candidate", f"worse, {unit}", "", *(f"saved {_at(machine.label)}" for machine in machines)]
+        columns = ["candidate", f"worse, {unit}", "", *(f"saved {at(machine.label)}" for machine in machines)]
         known = {each.arm: each for each in judged.candidates}
         rows = []
         shown = _shown(document, choice)
@@ -278,9 +284,9 @@ def _show(
     if judged:
         talk.result(margin_text(judged, tolerance))
     rate = f"learning rate {document['learning_rate']:g} at batch {document['batch_size']:,}"
-    talk.result(f"{rate}; knee of throughput: {', '.join(f'batch {m.knee:,} {_at(m.label)}' for m in machines)}")
+    talk.result(f"{rate}; knee of throughput: {', '.join(f'batch {m.knee:,} {at(m.label)}' for m in machines)}")
     if points:
-        talk.result(f"critical batch: {critical_text(points)}")
+        talk.result(f"critical batch, with the best of three rates: {critical_text(points)}")
     if verify := document["verify"]:
         command, note = f"bsexp sweep {job.place.verify}", ""
         if not verify["enough_seeds"]:
@@ -302,7 +308,3 @@ def _shown(document: Mapping[str, Any], choice: Choice) -> list[Mapping[str, Any
     times = {each["arm"]: each["times"][-1]["ratio"]["value"] for each in grown}
     grown.sort(key=lambda each: (each["arm"] not in told, RANK.index(each["word"]), times[each["arm"]]))
     return [each for each in candidates if each["growth"] is None or each in grown[:SHOWN]]
-
-
-def _at(label: str) -> str:
-    return label if label.startswith("here") else f"on {label}"

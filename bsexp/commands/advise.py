@@ -36,19 +36,25 @@ def main(given: dict[str, Any]) -> int:
     with StopSignals(), alone(place):
         job = Job(question, place, surroundings, values, talk)
         here = job.measured(workers)
-        tables = {"here": here}
+        tables, notes = {"here": here}, []
         if machine:
+            from bsexp.report.timing import other_network
+
             # Two CPUs are both called cpu; then the file tells them apart.
-            label = machine.table.device
-            tables[Path(values["hardware"]).stem if label == here.device else label] = machine.table
+            label, file = machine.table.device, Path(values["hardware"])
+            name = label if label != here.device else file.stem if file.stem not in tables else file.name
+            tables[name] = machine.table
+            notes = other_network(machine, job.settings["model"], job.settings["dataset"])
+            for note in notes:
+                talk.warn(note)
         job.check_tables(tables, workers)
         job.prepare(lr)
         rate = lr if lr is not None else find_rate(job)
-        job.allow(rate)
+        job.begin_with(rate, lr is None)
         points = job.try_batches(rate)
         job.try_growth(rate, points)
         job.add_seeds(rate, list(tables.values()), workers)
         job.trunks.forget()
         from bsexp.commands.advice import tell_advice
 
-        return tell_advice(job, rate, points, tables, workers)
+        return tell_advice(job, rate, points, tables, workers, notes)

@@ -11,7 +11,7 @@ from bsexp.config import parse_values
 from bsexp.console import Talk
 from bsexp.options import OPTIONS
 from bsexp.store.measured import critical_branches
-from bsexp.sweep.branching import jobs_for
+from bsexp.sweep.branching import devices_for
 from bsexp.sweep.configs import kept_settings
 from bsexp.sweep.critical import branches, make_branches, trunks
 from bsexp.sweep.devices import default_model, on_gpu
@@ -31,7 +31,8 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
     surroundings = surroundings_of(values)
     options.setdefault("model", default_model(options["dataset"], surroundings.device))
     configs = trunks(options, seeds)
-    jobs = jobs_for(surroundings.device, values.get("jobs"))
+    devices = devices_for(surroundings.device, values.get("jobs"))
+    jobs = len(devices)
     if surroundings.threads is None and not on_gpu(surroundings.device):
         surroundings = replace(surroundings, threads=1)
     place = place_of(values, "critical")
@@ -44,7 +45,7 @@ def measure_critical(values: dict[str, Any], talk: Talk) -> int:
         every = sorted({*seeds, *(row.seed for row in kept.rows)})
         kept.begin({"seeds": every, **describe_machine()})
         with StopSignals():
-            settled = make_branches(configs, kept.rows, surroundings, jobs, kept.keep, talk.note)
+            settled = make_branches(configs, kept.rows, surroundings, devices, kept.keep, talk.note)
         kept.begin(about({"dataset": settings["dataset"]}, settled, seeds=every, jobs=jobs))
     from bsexp.analysis.critical_batch import critical_batches
     from bsexp.report.measured import write_measured

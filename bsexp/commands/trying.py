@@ -1,7 +1,7 @@
 """The trials of an advice: which are made, in what order, for how long.
 
-The one rule: two seeds of everything come first; what time is left goes to what the advice hangs on, and all of it is
-read back from what was kept, so that the same minutes make the same trials.
+The one rule: two seeds of everything come first; what time is left goes to what the advice hangs on. What was begun is
+made to its end, by whatever calls it takes, and all of it is read back from what was kept.
 """
 
 import math
@@ -40,7 +40,7 @@ from bsexp.sweep.advising import (
     key_of,
     make_trials,
 )
-from bsexp.sweep.branching import Making, jobs_for
+from bsexp.sweep.branching import Making, devices_for
 from bsexp.sweep.configs import MODEL_SOURCE, kept_settings
 from bsexp.sweep.critical import RULES
 from bsexp.sweep.devices import num_cores, on_gpu
@@ -71,19 +71,25 @@ class Job:
         )
         # A rate is each trial's own, and another one may be asked for.
         self.settings = kept_settings(question.run("fixed-small"), ("seed", "parameters", "schedule", "lr"))
-        self.kept: Branches[TrialRow] = trial_branches(place.trials, self.settings)
         self.trunks = Trunks(place.trunks)
         self.table: HardwareTable | None = None
         # A trunk for each of the first seeds, and no more than these at a time.
-        self.jobs = min(jobs_for(surroundings.device, values.get("jobs")), len(FIRST))
+        self.devices = devices_for(surroundings.device, values.get("jobs"))[: len(FIRST)]
+        gpu = on_gpu(surroundings.device)
+        # So many trunks advance as one alone would: two on one GPU share it.
+        self.abreast = len(set(self.devices)) if gpu else len(self.devices)
         self.trying = surroundings
-        self.pace = 1.0 / self.jobs
-        if surroundings.threads is None and not on_gpu(surroundings.device):
+        self.pace = 1.0 / self.abreast
+        if surroundings.threads is None and not gpu:
             # Always as many, for the same bytes; the machine was measured with all cores.
             cores = num_cores()
             threads = max(1, cores // len(FIRST))
             self.trying = replace(surroundings, threads=threads)
             self.pace *= cores / threads
+        # Trials of one kind of machine are never compared with another's.
+        made_with = {"gpu": gpu, "threads": self.trying.threads, "deterministic": surroundings.deterministic}
+        made_with["torch"] = describe_machine()["torch"]
+        self.kept: Branches[TrialRow] = trial_branches(place.trials, {**self.settings, **made_with})
         self.metric = str(values.get("metric", OPTIONS["metric"].default))
         self.tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))
 
@@ -110,9 +116,10 @@ class Job:
         file = self.place.hardware
         asked = {name: self.settings[name] for name in (*COST_FIELDS, MODEL_SOURCE) if name in self.settings}
         asked |= {"device_asked": self.surroundings.device, "threads_asked": self.surroundings.threads}
+        machine = {name: value for name, value in describe_machine().items() if name in ("cpu", "cores")}
         if file.exists():
             stored = read_json(about_table(file), "restore it") if about_table(file).exists() else {}
-            if all(stored.get(name, plain(value)) == plain(value) for name, value in asked.items()):
+            if all(stored.get(name, plain(value)) == plain(value) for name, value in {**asked, **machine}.items()):
                 found = HardwareTable.of(read_hardware(file))
                 if found.sizes[0] <= low and found.sizes[-1] >= high:
                     self.table = found
@@ -123,6 +130,8 @@ class Job:
         rows, settled = measure_sizes(configs, self.surroundings, REPEATS, self.talk.note)
         write_hardware(file, rows, {**about(self.settings, settled, repeats=REPEATS), **asked})
         self.table = HardwareTable.of(rows)
+        if (fits := self.table.sizes[-1]) < high:
+            raise UsageError("batch size", f"{high:,} doesn't fit into memory here", f"give --max-batch {fits}")
         return self.table
 
     def check_tables(self, tables: Mapping[str, "HardwareTable"], workers: tuple[int, ...]) -> None:
@@ -170,7 +179,7 @@ class Job:
             end = max(trial.share for trial in missing)
             total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
         # One seed is one trunk: nothing runs beside it.
-        return total * self.jobs / min(self.jobs, len(every)) if every else 0.0
+        return total * self.abreast / min(self.abreast, len(every)) if every else 0.0
 
     def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> list[list[Trial]]:
         """Those of `trials` that aren't made yet, for each seed that has some."""
@@ -180,7 +189,15 @@ class Job:
         return [missing for missing in found if missing]
 
     def prepare(self, lr: float | None) -> None:
-        """Say how long the first two seeds take; UsageError where that is longer than was allowed."""
+        """Say how long the first two seeds take; UsageError where that is longer than what is left of the minutes.
+
+        A rate that was begun with is gone on with, whatever is left. Where one is still to be found, it is taken to lie
+        within the rates that are tried first.
+        """
+        stored = self.stored()
+        rates = stored.get("rates", [])
+        if (stored.get("found_rate") if lr is None else lr) in rates:
+            return
         question = self.question
         rate = lr if lr is not None else question.default_lr
         growths = [replace(growth, lr_rule="none") for growth in self._places()]
@@ -188,22 +205,17 @@ class Job:
         needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
         if lr is None:
             needed += len(FIRST) * sum(map(self.seconds, fewest_trials(question, rate)))
-        if self.kept.rows:
-            # It was allowed before; a rate that is new is looked at when it is known.
-            return
+        if not rates:
+            # Of the minutes spent so far all went to the search that is gone on with.
+            needed = max(0.0, needed - self.seconds_spent)
         self._require(needed)
-        self.talk.note(f"two seeds take about {duration(needed)}, {self.jobs} at a time")
+        self.talk.note(f"two seeds take about {duration(needed)}, {len(self.devices)} at a time")
 
-    def allow(self, lr: float) -> None:
-        """Let two seeds at the rate `lr` be made. UsageError where it isn't the first rate and they take too long."""
-        allowed = self.stored().get("rates", [])
-        if lr in allowed:
-            return
-        if allowed:
-            question = self.question
-            growths = question.grown(lr, self._places())
-            self._require(self._cost([*question.branches(lr), *question.endings(lr), *growths], FIRST))
-        self.begin(rates=[*allowed, lr])
+    def begin_with(self, lr: float, found: bool) -> None:
+        """Remember that two seeds at the rate `lr` are made to their ends, and whether it was `found` by trials."""
+        rates = self.stored().get("rates", [])
+        more = {"found_rate": lr} if found else {}
+        self.begin(rates=rates if lr in rates else [*rates, lr], **more)
 
     def _require(self, needed: float) -> None:
         if needed > self._time_left:
@@ -214,7 +226,7 @@ class Job:
             cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
 
-    # -- (c) to (e): branches and candidates
+    # -- (c) and (d): branches and candidates
 
     def try_batches(self, lr: float) -> "list[Local]":
         """The local critical batches; what goes on from the trunk at its end is made beside them."""
@@ -242,6 +254,9 @@ class Job:
             rule = rule_for(points, place.share, place.multiplier * question.batch_size)
             if rule is not None:
                 first.append(replace(place, lr_rule=rule))
+            else:
+                why = "all branches of this batch diverged from there on"
+                question.left_out[question.arm_of(place).rpartition("-")[0]] = why
         self.make(lr, question.grown(lr, first), FIRST)
         judged = self.judged(lr, LOOKS[0])
         if judged is None:
@@ -348,7 +363,7 @@ class Job:
                     left = meter.time_left(min(done, cost))
                     meter.line(f"{text}, {left}" if left else text)
 
-                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.jobs, keep, tell)
+                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.devices, keep, tell)
         finally:
             self.begin(seconds=round(spent + time.monotonic() - began, 1))
 

@@ -108,13 +108,13 @@ def margin_text(judged: Judgement, tolerance: float) -> str:
 
 def headline(choice: Choice, judged: Judgement | None, machines: Sequence[Machine], what: Mapping[str, str]) -> str:
     """The recommendation with its numbers, in a sentence."""
-    place = f" {_where(machines[-1])}" if len(machines) > 1 else ""
+    place = f" {at(machines[-1].label)}" if len(machines) > 1 else ""
     if choice.arm is None or judged is None:
         return f"no recommendation{place}: {choice.why}"
     found = next(each for each in judged.candidates if each.arm == choice.arm)
     if choice.arm == DECAY:
         return f"decay the rate{place} ({what[DECAY]}): {choice.why}"
-    savings = " and ".join(f"{saving(machine.ratios[choice.arm])} {_where(machine)}" for machine in machines)
+    savings = " and ".join(f"{saving(machine.ratios[choice.arm])} {at(machine.label)}" for machine in machines)
     unit, lost = UNITS[judged.metric][1], found.worse
     assert lost is not None
     better = lost.mean < 0
@@ -130,8 +130,9 @@ def _mirrored(found: Estimate) -> Estimate:
     return Estimate(-found.mean, low, high, found.num)
 
 
-def _where(machine: Machine) -> str:
-    return machine.label if machine.label.startswith("here") else f"on {machine.label}"
+def at(label: str) -> str:
+    """A machine as the place where something is so."""
+    return label if label.startswith("here") else f"on {label}"
 
 
 def confidence(choice: Choice, judged: Judgement | None) -> str:

@@ -101,7 +101,7 @@ def group_time(results: "Results", group: Group, hardware: Hardware) -> GroupTim
 
     Raises UsageError, with the arm, where a table that was asked for lacks a batch size.
     """
-    notes = [*_other_model(group, hardware), *_busy(hardware)]
+    notes = [*other_network(hardware, group.model, group.dataset), *_busy(hardware)]
     known: dict[str, Updates] = {}
     for label in group.labels:
         if not (group.finished["label"] == label).any():
@@ -138,13 +138,12 @@ def _arm_time(
     return ArmTime(label, updates, seconds, ratios)
 
 
-def _other_model(group: Group, hardware: Hardware) -> list[str]:
-    """A note where the table was measured with another network or other images than the group's."""
+def other_network(hardware: Hardware, model: str, dataset: str) -> list[str]:
+    """A note where the table was measured with another network than `model` or other images than `dataset`."""
     measured = [hardware.about.get(name) for name in ("model", "dataset")]
-    if None in measured or measured == [group.model, group.dataset]:
+    if None in measured or measured == [model, dataset]:
         return []
-    model, dataset = measured
-    return [f"Times rest on a table measured with {model} on {dataset}, not {group.model} on {group.dataset}."]
+    return [f"Times rest on a table measured with {measured[0]} on {measured[1]}, not {model} on {dataset}."]
 
 
 def _busy(hardware: Hardware) -> list[str]:

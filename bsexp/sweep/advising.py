@@ -35,7 +35,7 @@ RATE, WHOLE, BRANCH, ENDING = "rate", "whole", "branch", "ending"
 CONSTANT, DECAY = "constant", "decay"
 # Where the batch may grow for good, while the rate falls at the end all the same.
 GROWN_AT = (0.0, 0.2, 0.5)
-# Known by their schedules, not by trials: a whole run of one's own would be needed.
+# Known by its schedule, not by trials: its rate has a peak of its own, which other trials say nothing of.
 UNJUDGED = "one-cycle"
 
 
@@ -78,8 +78,8 @@ class Growth:
 class Question:
     """What is asked: `options` of a run, without schedule and rate. Makes the runs that answer it.
 
-    Raises UsageError for what can't be answered: without validation or averaged weights, with a warm-up that hasn't
-    ended where the first branches begin, or with a first batch that can't grow fourfold.
+    Raises UsageError for what can't be answered: without validation, with a warm-up that hasn't ended where the first
+    branches begin, or with a first batch that can't grow fourfold.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -99,6 +99,8 @@ class Question:
         if BRANCH_SHARE * self.total_samples < self.batch_size:
             share = f"{100 * BRANCH_SHARE:g} % of {self.total_samples:,} samples hold no batch of {self.batch_size:,}"
             raise UsageError("epochs", f"{first.epochs:g}: {share}", "give more, or a smaller --batch-size")
+        # What can't be trained or isn't worth it, with why, by name.
+        self.left_out: dict[str, str] = {}
         self.multipliers = tuple(size for size in MULTIPLIERS if self._possible(size))
         if not self.multipliers:
             which = f"{self.batch_size} of {self.num_train:,} samples"
@@ -106,8 +108,6 @@ class Question:
             if "max_batch" in self.options:
                 which, cure = f"{which}, max_batch {self.options['max_batch']:,}", f"{cure}, or raise --max-batch"
             raise UsageError("batch_size", which, f"it can't grow fourfold: {cure}")
-        # Why candidates can't be trained, by name.
-        self.left_out: dict[str, str] = {}
 
     def run(
         self,
@@ -122,11 +122,8 @@ class Question:
         return build_config({**self.options, **rate, **settings, **own}, 0)
 
     def _possible(self, multiplier: int) -> bool:
-        try:
-            plan_run(self.run("fixed-small", batch_size=multiplier * self.batch_size), self.num_train)
-        except UsageError:
-            return False
-        return True
+        batch = multiplier * self.batch_size
+        return self._planned(self.run("fixed-small", batch_size=batch), f"batch {batch:,}")
 
     # -- trials
 
@@ -249,7 +246,7 @@ def make_trials(
     done: Iterable[TrialRow],
     seeds: Sequence[int],
     making: Making,
-    jobs: int,
+    devices: Sequence[str],
     keep: Callable[[TrialRow, Trial], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -269,7 +266,7 @@ def make_trials(
         trial = found.branch.mark[0]
         keep(_row(trial, trunk.seed, found), trial)
 
-    return make_branches(works, making, jobs, ended, tell)
+    return make_branches(works, making, devices, ended, tell)
 
 
 def _seeded(config: RunConfig, seed: int) -> RunConfig:

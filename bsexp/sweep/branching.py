@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,9 @@ def begins(trunk: RunConfig, share: float, num_train: int) -> int:
     return min(whole, -(-round(share * whole) // trunk.batch_size) * trunk.batch_size)
 
 
-def jobs_for(device: str, jobs: int | str | None) -> int:
-    """How many trunks are trained at a time. UsageError for none: there is no plan to stop at."""
-    found = len(worker_devices(device, jobs))
+def devices_for(device: str, jobs: int | str | None) -> tuple[str, ...]:
+    """Where trunks are trained, one at a time on each. UsageError for nowhere: there is no plan to stop at."""
+    found = worker_devices(device, jobs)
     if not found:
         raise UsageError("--jobs", "0", "it plans sweeps alone; give 1 or more here")
     return found
@@ -96,27 +96,27 @@ def jobs_for(device: str, jobs: int | str | None) -> int:
 def make_branches(
     works: Sequence[Work],
     making: Making,
-    jobs: int,
+    devices: Sequence[str],
     keep: Callable[[RunConfig, Ended], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make all branches, `jobs` trunks at a time; `keep` is called with each as it ends. What the processes settled on:
-    device, threads; empty where there was nothing to do.
+    """Make all branches, a trunk at a time on each of `devices`; `keep` is called with each as it ends. What the
+    processes settled on: device, threads; empty where there was nothing to do.
 
     Raises what ends a process, RunsFailed where one dies.
     """
-    todo = deque(work for work in works if work.branches)
-    working: dict[Connection, tuple[Any, Work, deque[Branch]]] = {}
+    todo, free = deque(work for work in works if work.branches), deque(devices)
+    working: dict[Connection, tuple[Any, Work, deque[Branch], str]] = {}
     settled: dict[str, Any] = {}
     try:
         while todo or working:
-            while todo and len(working) < jobs:
-                work = todo.popleft()
-                mine, process = _start(work, making)
-                working[mine] = (process, work, deque(work.branches))
+            while todo and free:
+                work, device = todo.popleft(), free.popleft()
+                mine, process = _start(work, replace(making, surroundings=replace(making.surroundings, device=device)))
+                working[mine] = (process, work, deque(work.branches), device)
             for pipe in wait(list(working)):
                 assert isinstance(pipe, Connection)
-                process, work, left = working[pipe]
+                process, work, left, device = working[pipe]
                 outcome, content = _heard(pipe, process, work, making)
                 if outcome == "settled":
                     settled = content
@@ -131,6 +131,7 @@ def make_branches(
                     pipe.close()
                     process.join()
                     del working[pipe]
+                    free.append(device)
     finally:
         for pipe, (process, *_) in working.items():
             pipe.close()

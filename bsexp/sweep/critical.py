@@ -89,18 +89,18 @@ def make_branches(
     configs: Sequence[RunConfig],
     done: Iterable[CriticalRow],
     surroundings: Surroundings,
-    jobs: int,
+    devices: Sequence[str],
     keep: Callable[[CriticalRow], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make the branches of all trunks that are not `done`, `jobs` seeds at a time; `keep` hears of each as it ends.
+    """Make the branches of all trunks that are not `done`, a seed at a time on each of `devices`; `keep` hears of each.
 
     What the processes settled on, and what is raised: see branching.make_branches.
     """
     made = {(row.seed, row.share, row.batch_size, row.lr_rule, row.order) for row in done}
     works = [_work(config, _missing(config, made)) for config in configs]
     making = Making(WHAT, surroundings, NOISE_BATCHES)
-    return branching.make_branches(works, making, jobs, lambda trunk, ended: keep(_row(trunk, ended)), tell)
+    return branching.make_branches(works, making, devices, lambda trunk, ended: keep(_row(trunk, ended)), tell)
 
 
 def _missing(config: RunConfig, made: set[tuple[Any, ...]]) -> list[Branch]:
