@@ -240,6 +240,23 @@ def test_the_first_look_that_tells_decides_unless_later_seeds_are_on_the_other_s
     assert words == {0.05: "within", 0.08: "within", 0.2: "unclear"}
 
 
+def test_what_seemed_hardly_stable_is_tested_once_decaying_turns_out_to_bring_more() -> None:
+    rows = endings((0.01, 0.21))
+    first = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert first is not None
+    # Decaying brings .1 on the first two seeds, .15 on four.
+    assert first.candidates[2] == Candidate("growing", Estimate(pytest.approx(0.11), None, None, 2), "beyond")
+    for seed, mean in ((2, 0.51), (3, 0.61)):
+        for order, shift in ((0, -0.01), (1, 0.0), (2, 0.01)):
+            rows += [row("decay", seed, mean + shift, order=order), row("constant", seed, mean + 0.2, order=order)]
+    judged = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    assert judged.candidates[2].worse is not None
+    # .1 above and below its mean on two seeds.
+    assert judged.candidates[2].worse.low is not None
+    assert judged.candidates[2].word == "unclear"
+
+
 # -- what to do
 
 

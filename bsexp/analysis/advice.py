@@ -214,12 +214,14 @@ def _look(
         return None
     brings = _contrast([(1.0, constant), (-1.0, decay)])
     effect = brings.estimate
-    known = before is not None and before.margin is not None
-    shown = known or (effect.num == look and brings.above_zero(levels[look]))
+    known = before if before is not None and before.margin is not None else None
+    shown = known is not None or (effect.num == look and brings.above_zero(levels[look]))
     margin = tolerance * effect.mean if shown else None
     judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, effect.num), "reference")]
     judged.append(Candidate(CONSTANT, effect, "beyond" if shown and tolerance < 1 else "unclear"))
-    told = {each.arm: each.word for each in before.candidates} if before else {}
+    # What was tested at an earlier look: without a margin nothing was, nor what had no interval.
+    tested = [each for each in known.candidates if each.worse and each.worse.low is not None] if known else []
+    told = {each.arm: each.word for each in tested}
     spreads = []
     # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
     # went its own way for longer differs more; how much is told by what parted there.
@@ -243,8 +245,8 @@ def _look(
         # What is lost beyond the tolerated share of the effect of the same seeds: that share isn't known exactly.
         lost = _contrast([(1.0, found), (tolerance - 1.0, decay), (-tolerance, constant)])
         word = told.get(arm, "unclear")
-        # Once at each look that it has the seeds for, or where there was no margin yet.
-        if shown and word == "unclear" and worse.num in levels and (worse.num == look or not known):
+        # Once for each number of seeds that it has at a look.
+        if shown and word == "unclear" and worse.num in levels and (worse.num == look or arm not in told):
             level = levels[worse.num]
             word = "within" if lost.below_zero(level) else "beyond" if lost.above_zero(level) else word
         if (word == "within" and lost.mean > 0) or (word == "beyond" and lost.mean <= 0):
@@ -388,9 +390,9 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> se
     lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        hopeful = [arm for arm in unclear if judged.margin is None or lost[arm] <= judged.margin]
-        if hopeful:
-            found |= {best, *hopeful[:CONTENDERS]}
+        likely = [arm for arm in unclear if judged.margin is None or lost[arm] <= judged.margin]
+        if likely:
+            found |= {best, *likely[:CONTENDERS]}
     return found
 
 
