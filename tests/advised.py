@@ -40,7 +40,9 @@ from bsexp.sweep.critical import RULES
 from tests.conftest import ROOT
 
 PLACE = ROOT / "results" / "advise"
-CIFAR = ROOT / "data" / "cifar10-jpg"
+# All ten classes are too hard for so few samples: what a constant rate costs is hidden by noise there.
+CIFAR, CLASSES = ROOT / "data" / "cifar10-jpg", ("airplane", "automobile", "frog", "horse")
+CIFAR_4 = ROOT / "data" / "cifar10-jpg-4"
 FASHION = {
     "dataset": "fashion-mnist",
     "model": "cnn-small",
@@ -63,14 +65,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "fashion": FASHION,
     "fashion-adamw": {**FASHION, "optimizer": "adamw"},
     "cifar": {
-        "dataset": f"folder:{CIFAR}",
+        "dataset": f"folder:{CIFAR_4}",
         "model": "tests.advised_net:resnet8",
         "image_size": 16,
         "train_size": 8192,
         "label_noise": 0.2,
-        "val_fraction": 0.04,
-        "epochs": 8.0,
-        "batch_size": 32,
+        "val_fraction": 0.2,
+        "epochs": 6.0,
+        "batch_size": 16,
     },
 }
 # Made up: what is fixed of an update weighs as much as 500 samples.
@@ -130,9 +132,21 @@ def arms_of(question: Question, advice: dict[str, Any]) -> dict[str, dict[str, A
     return arms
 
 
+def link_classes() -> None:
+    """Four classes of CIFAR, as links."""
+    for part in ("train", "test"):
+        (CIFAR_4 / part).mkdir(parents=True, exist_ok=True)
+        for name in CLASSES:
+            link = CIFAR_4 / part / name
+            if not link.exists():
+                link.symlink_to(CIFAR / part / name)
+
+
 def make(task: str, work: Path) -> None:
     """The advice and the grid of one task."""
     options = TASKS[task]
+    if options["dataset"] == f"folder:{CIFAR_4}":
+        link_classes()
     bsexp(
         "advise", *flags(options), "--hardware", str(GPU_LIKE), "--minutes", "600", "--name", task, "--out", str(work)
     )
