@@ -811,6 +811,17 @@ def test_more_seeds_go_to_what_could_be_faster(
     assert contenders(replace(judged, candidates=candidates), times) == set()
 
 
+def test_without_a_margin_more_seeds_go_to_what_ends_no_worse_than_the_constant_rate() -> None:
+    judged = judged_as({"a": "unclear", "b": "unclear"}, margin=None)
+    means = {"a": 0.12, "b": 0.05}
+    candidates = tuple(
+        replace(each, worse=Estimate(means.get(each.arm, 0.0), -0.1, 0.2, 2)) for each in judged.candidates
+    )
+    # Decaying brings .1, for all that is known.
+    times = [{"decay": EVEN, "a": ratio(0.5), "b": ratio(0.7)}]
+    assert contenders(replace(judged, candidates=candidates), times) == {"b", "decay"}
+
+
 def test_too_few_minutes_are_refused_before_anything_is_trained(bsexp: Bsexp, tmp_path: Path) -> None:
     place = tmp_path / "results" / "advise"
     put_table(place)

@@ -388,9 +388,11 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> se
     """
     found: set[str] = set()
     lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
+    # Without a margin: what isn't worse than the constant rate.
+    most = judged.effect.mean if judged.margin is None else judged.margin
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        likely = [arm for arm in unclear if judged.margin is None or lost[arm] <= judged.margin]
+        likely = [arm for arm in unclear if lost[arm] <= most]
         if likely:
             found |= {best, *likely[:CONTENDERS]}
     return found
