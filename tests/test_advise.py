@@ -240,6 +240,19 @@ def test_the_first_look_that_tells_decides_unless_later_seeds_are_on_the_other_s
     assert words == {0.05: "within", 0.08: "within", 0.2: "unclear"}
 
 
+def test_a_margin_is_lost_where_later_seeds_show_no_effect() -> None:
+    rows = endings((-0.05, -0.05))
+    for seed, mean in ((2, 0.51), (3, 0.61)):
+        rows += [row("decay", seed, mean, order=order) for order in (0, 1, 2)]
+        rows += [row("constant", seed, mean - 0.3, order=order) for order in (0, 1, 2)]
+    judged = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    # .1 on the first two seeds, -.3 on the next ones.
+    assert judged.effect.mean == pytest.approx(-0.1)
+    assert judged.margin is None
+    assert {each.word for each in judged.candidates[1:]} == {"unclear"}
+
+
 def test_what_seemed_hardly_stable_is_tested_once_decaying_turns_out_to_bring_more() -> None:
     rows = endings((0.01, 0.21))
     first = judge(rows, ARMS, "val_loss", 0.25, LOOKS)

@@ -216,6 +216,8 @@ def _look(
     effect = brings.estimate
     known = before if before is not None and before.margin is not None else None
     shown = known is not None or (effect.num == look and brings.above_zero(levels[look]))
+    # As for candidates: unless later seeds are on the other side.
+    shown = shown and effect.mean > 0
     margin = tolerance * effect.mean if shown else None
     judged = [Candidate(DECAY, Estimate(0.0, 0.0, 0.0, effect.num), "reference")]
     judged.append(Candidate(CONSTANT, effect, "beyond" if shown and tolerance < 1 else "unclear"))
