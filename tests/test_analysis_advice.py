@@ -351,6 +351,19 @@ def test_more_seeds_go_to_what_could_be_faster(
     assert contenders(replace(judged, candidates=candidates), times) == set()
 
 
+def test_the_likeliest_gets_more_seeds_beside_the_fastest() -> None:
+    lost = {"a": 0.02, "b": 0.02, "c": 0.021, "d": 0.01, "e": 0.015}
+    judged = judged_as(dict.fromkeys(lost, "unclear"))
+    candidates = tuple(
+        replace(each, worse=Estimate(lost.get(each.arm, 0.0), -0.1, 0.1, 2)) for each in judged.candidates
+    )
+    times = {"decay": EVEN, "a": ratio(0.3), "b": ratio(0.4), "c": ratio(0.5), "d": ratio(0.8), "e": ratio(0.7)}
+    assert contenders(replace(judged, candidates=candidates), [times]) == {"decay", "a", "b", "d"}
+    # Already among the fastest.
+    times["d"] = ratio(0.2)
+    assert contenders(replace(judged, candidates=candidates), [times]) == {"decay", "d", "a", "b"}
+
+
 def test_without_a_margin_more_seeds_go_to_what_ends_no_worse_than_the_constant_rate() -> None:
     judged = judged_as({"a": "unclear", "b": "unclear"}, margin=None)
     means = {"a": 0.12, "b": 0.05}

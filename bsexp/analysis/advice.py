@@ -25,7 +25,7 @@ LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
-# As many candidates get more seeds, beside the best one so far.
+# As many candidates get more seeds, beside the best one so far: the likeliest and the fastest of the others.
 CONTENDERS = 3
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
@@ -387,6 +387,9 @@ def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:
 def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> set[str]:
     """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
     hangs on more seeds. `times`: by machine, the candidates' times over that of decay.
+
+    Of what might save more the one that lost least is among them, not only the fastest: these often lie near the edge
+    of the tolerance, where no number of seeds tells their word.
     """
     found: set[str] = set()
     lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
@@ -396,7 +399,9 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> se
         best, unclear = _best(judged, ratios)
         likely = [arm for arm in unclear if lost[arm] <= most]
         if likely:
-            found |= {best, *likely[:CONTENDERS]}
+            likeliest = min(likely, key=lambda arm: lost[arm])
+            fastest = [arm for arm in likely if arm != likeliest]
+            found |= {best, likeliest, *fastest[: CONTENDERS - 1]}
     return found
 
 
