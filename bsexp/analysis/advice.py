@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
 
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.looks import one_sided_levels, spent_evenly
@@ -25,7 +25,7 @@ LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
-# As many candidates get more seeds, beside the best one so far: the likeliest and the fastest of the others.
+# As many candidates get more seeds, beside the best one so far.
 CONTENDERS = 3
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
@@ -388,21 +388,28 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> se
     """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
     hangs on more seeds. `times`: by machine, the candidates' times over that of decay.
 
-    Of what might save more the one that lost least is among them, not only the fastest: these often lie near the edge
-    of the tolerance, where no number of seeds tells their word.
+    Of what might save more it is those that save most in expectation: what is fastest often lies near the edge of the
+    tolerance, where no number of seeds tells its word.
     """
     found: set[str] = set()
-    lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
+    ends = {each.arm: each.worse for each in judged.candidates if each.worse}
     # Without a margin: what isn't worse than the constant rate.
     most = judged.effect.mean if judged.margin is None else judged.margin
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        likely = [arm for arm in unclear if lost[arm] <= most]
+        likely = [arm for arm in unclear if ends[arm].mean <= most]
         if likely:
-            likeliest = min(likely, key=lambda arm: lost[arm])
-            fastest = [arm for arm in likely if arm != likeliest]
-            found |= {best, likeliest, *fastest[: CONTENDERS - 1]}
+            saved = {arm: (ratios[best].value - ratios[arm].value) * _chance(ends[arm], most) for arm in likely}
+            found |= {best, *sorted(likely, key=lambda arm: -saved[arm])[:CONTENDERS]}
     return found
+
+
+def _chance(worse: Estimate, most: float) -> float:
+    """Of a candidate to lose no more than `most`, by what its seeds say."""
+    assert worse.high is not None
+    freedom = STEADY + worse.num - 1
+    error = (worse.high - worse.mean) / float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtr(freedom, (most - worse.mean) / error)) if error else 1.0
 
 
 def _best(judged: Judgement, ratios: Mapping[str, Modelled]) -> tuple[str, list[str]]:
