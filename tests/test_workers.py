@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from bsexp.planning import divisors, micro_batch_sizes, noise_parts, times_mean,
 from bsexp.records import EvalRow, StepRow
 from bsexp.schedules import Hyper
 from bsexp.sweep.prefix import find_forks
-from bsexp.sweep.ranks import rank_device
+from bsexp.sweep.ranks import _Started, rank_device
 from tests.conftest import ROOT
 from tests.faults.programs import SLEEPING, Program, alive, contents, finish, kill_all, wait_until, workers
 from tests.test_engine import training, updater, weights
@@ -359,6 +361,23 @@ def test_a_rank_that_dies_stops_the_others_and_the_run_goes_on(tmp_path: Path, w
     wait_until(lambda: not alive(other), "the other rank's end", 10)
     finish(tmp_path, *TWO, "--out", "broken")
     assert contents(tmp_path / "broken") == contents(whole)
+
+
+def test_two_threads_that_ask_at_once_hear_the_same_of_a_rank_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    peers = _Started(2)
+    peers.processes[0].kill()
+    quick = forkserver.read_signed
+
+    def slow(descriptor: int) -> Any:
+        time.sleep(0.2)
+        return quick(descriptor)
+
+    monkeypatch.setattr(forkserver, "read_signed", slow)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(peers.lost) for _ in range(2)]
+        assert [each.result() for each in asked] == [("rank 1", "died (signal 9)")] * 2
+    peers.end()
 
 
 def test_a_signal_to_all_ranks_ends_the_run_after_an_update_with_a_checkpoint(tmp_path: Path, whole: Path) -> None:

@@ -144,11 +144,18 @@ class _Started(_Peers):
         self.notes = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
         self.meeting = TCPStore(HERE, self.notes.port, is_master=False, wait_for_workers=False)
         _meet_inside_this_machine()
-        self._over = threading.Event()
+        self._over, self._asking = threading.Event(), threading.Lock()
         self.processes = [_start(number, count, self.notes.port) for number in range(1, count)]
 
-    def _gone(self) -> BaseProcess | None:
-        return next((process for process in self.processes if process.exitcode), None)
+    def codes(self) -> list[int | None]:
+        """Their exit codes; None of those that live."""
+        # How a process ended can be read once: of two threads that ask at the same time one would find nothing there,
+        # which counts as exit code 255.
+        with self._asking:
+            return [process.exitcode for process in self.processes]
+
+    def _gone(self) -> tuple[int, int] | None:
+        return next(((number, code) for number, code in enumerate(self.codes(), 1) if code), None)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -160,8 +167,12 @@ class _Started(_Peers):
 
     def _watch(self) -> None:
         while not self._over.is_set() and self._gone() is None:
-            wait([process.sentinel for process in self.processes if process.exitcode is None], LOOK_SECONDS)
-            if all(process.exitcode == 0 for process in self.processes):
+            codes = self.codes()
+            wait(
+                [process.sentinel for process, code in zip(self.processes, codes, strict=True) if code is None],
+                LOOK_SECONDS,
+            )
+            if all(code == 0 for code in self.codes()):
                 return
         if self._over.wait(GRACE_SECONDS):
             return
@@ -174,13 +185,12 @@ class _Started(_Peers):
         end = time.monotonic() + 1
         while self._gone() is None and time.monotonic() < end:
             time.sleep(0.02)
-        process = self._gone()
+        gone = self._gone()
         if told := super().lost():
             return told
-        if process is None or process.exitcode is None:
+        if gone is None:
             return None
-        code = process.exitcode
-        number = 1 + self.processes.index(process)
+        number, code = gone
         return f"rank {number}", f"died (signal {-code})" if code < 0 else f"died (exit code {code})"
 
     def end(self) -> None:
@@ -188,7 +198,8 @@ class _Started(_Peers):
             super().end()
         for process in self.processes:
             process.kill()
-            process.join()
+            with self._asking:
+                process.join()
 
 
 def _failed(number: int) -> str:
