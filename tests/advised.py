@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 import tomli_w
 
 from bsexp import load_results
@@ -36,6 +38,7 @@ from bsexp.sweep.advising import (
     Growth,
     Question,
 )
+from bsexp.sweep.axes import read_seeds
 from bsexp.sweep.critical import RULES
 from tests.conftest import ROOT
 
@@ -143,7 +146,7 @@ def link_classes() -> None:
 
 
 def make(task: str, work: Path) -> None:
-    """The advice and the grid of one task."""
+    """The advice of one task and, where results/advise doesn't have it, the grid."""
     options = TASKS[task]
     if options["dataset"] == f"folder:{CIFAR_4}":
         link_classes()
@@ -151,17 +154,42 @@ def make(task: str, work: Path) -> None:
         "advise", *flags(options), "--hardware", str(GPU_LIKE), "--minutes", "600", "--name", task, "--out", str(work)
     )
     advice = json.loads((work / task / "advice.json").read_text())
-    question = Question(options)
+    arms = arms_of(Question(options), advice)
     rates = [advice["learning_rate"] * factor for factor in FACTORS]
+    seeds = GRID_SEEDS.get(task, USUAL_SEEDS)
     document = {
         "name": f"{task}-grid",
-        "run": {**options, "seeds": GRID_SEEDS.get(task, USUAL_SEEDS), "evals": 1, "max_runs": 5000},
+        "run": {**options, "seeds": seeds, "evals": 1, "max_runs": 5000},
         "grid": {"lr": rates},
-        "arms": arms_of(question, advice),
+        "arms": arms,
     }
     file = _grid_file(task, work)
     file.write_text(tomli_w.dumps(document))
-    bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+    if not _has(task, arms, rates, read_seeds(seeds, "seeds", [])):
+        bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+        _keep_grid(task, load_results(work / f"{task}-grid").runs)
+
+
+def _has(task: str, arms: Iterable[str], rates: Sequence[float], seeds: Sequence[int]) -> bool:
+    """Whether the grid in results/advise has all of them."""
+    if not _kept(task, "grid").exists():
+        return False
+    runs = _grid(task)
+    asked = [_of(runs, arm, rate) for arm in arms for rate in rates]
+    return all(sorted(own["seed"]) == sorted(seeds) for own in asked)
+
+
+def _kept(task: str, what: str) -> Path:
+    return PLACE / f"{task}-{what}.csv.gz"
+
+
+def _grid(task: str) -> pd.DataFrame:
+    return pd.read_csv(_kept(task, "grid"))
+
+
+def _of(runs: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
+    """The runs of an arm at a rate, by seed."""
+    return runs[(runs["arm"] == arm) & ((runs["lr"] / rate - 1).abs() < 1e-9)].sort_values("seed")
 
 
 def _grid_file(task: str, work: Path) -> Path:
@@ -175,7 +203,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     """The advice against the grid's truth."""
     advice = json.loads((work / task / "advice.json").read_text())
     question = Question(TASKS[task])
-    runs = load_results(work / f"{task}-grid").runs
+    runs = _grid(task)
     lr = advice["learning_rate"]
     arms = arms_of(question, advice)
     losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in (lr * factor for factor in FACTORS)}
@@ -237,10 +265,9 @@ def _shares(task: str, work: Path, question: Question) -> dict[str, float]:
     return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - plan["samples_shared"])}
 
 
-def _losses(runs: Any, arm: str, rate: float) -> list[float]:
+def _losses(runs: pd.DataFrame, arm: str, rate: float) -> list[float]:
     """The losses of an arm at a rate, by seed."""
-    own = runs[(runs["arm"].str.partition("[")[0] == arm) & ((runs["lr"] / rate - 1).abs() < 1e-9)]
-    return [float(loss) for loss in own.sort_values("seed")[METRIC]]
+    return [float(loss) for loss in _of(runs, arm, rate)[METRIC]]
 
 
 def _updates(question: Question, arms: dict[str, Any], lr: float) -> dict[str, Any]:
@@ -290,18 +317,21 @@ def _advised(advice: dict[str, Any], label: str) -> str | None:
 # -- what is committed
 
 
-def keep(task: str, work: Path) -> None:
-    """TASK-grid.csv.gz, how each run of the grid ended, and TASK-trials.csv.gz, what the advice was made from.
-
-    Of the task that README tells of its picture, too.
-    """
-    runs = load_results(work / f"{task}-grid").runs
+def _keep_grid(task: str, runs: pd.DataFrame) -> None:
+    """TASK-grid.csv.gz: how each run of the grid ended."""
     runs = runs.assign(arm=runs["arm"].str.partition("[")[0])[["arm", "lr", "seed", METRIC]]
-    grid = runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False)
-    for name, text in (("grid", grid), ("trials", (work / task / "trials.csv").read_text())):
-        (PLACE / f"{task}-{name}.csv.gz").write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    _pack(task, "grid", runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False))
+
+
+def keep_advice(task: str, work: Path) -> None:
+    """TASK-trials.csv.gz, what the advice was made from; of the task that README tells of its picture, too."""
+    _pack(task, "trials", (work / task / "trials.csv").read_text())
     if task == PICTURED:
         shutil.copyfile(work / task / "advice.png", PLACE / f"{task}.png")
+
+
+def _pack(task: str, what: str, text: str) -> None:
+    _kept(task, what).write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
 
 
 HEAD = """# Does `bsexp advise` advise well?
@@ -319,8 +349,8 @@ which for the advice runs `bsexp advise --hardware results/advise/gpu-like.csv -
 
 {settings}
 
-`TASK-grid.csv.gz` has how each run ended, `TASK-trials.csv.gz` what the advice was made from, `TASK.json` the numbers
-below. The first table:
+`TASK-grid.csv.gz` has how each run ended (a grid that is there is not made again), `TASK-trials.csv.gz` what the advice
+was made from, `TASK.json` the numbers below. The first table:
 
 - `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
   microseconds a sample, where large batches pay. Times are relative to decay's.
@@ -418,7 +448,7 @@ def main() -> None:
         make(task, asked.work)
         found = judged(task, asked.work)
         (PLACE / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
-        keep(task, asked.work)
+        keep_advice(task, asked.work)
     write_tables()
 
 
