@@ -3,14 +3,13 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bsexp.sweep.slurm import WorkerJob, slurm_settings, worker_command
 from tests.conftest import ROOT, Bsexp
-from tests.faults.programs import children, contents
+from tests.faults.programs import children, contents, pending, wait_until
 
 submitit = pytest.importorskip("submitit")
 # submitit keeps its processes' handles until the interpreter ends.
@@ -32,6 +31,11 @@ schedule = "fixed-small"
 schedule = "growing-batch"
 """
 LOCAL = ("--engine", "slurm", "--slurm", "cluster=local,timeout_min=5")
+
+
+def rows(path: Path) -> int:
+    """The whole rows of a table."""
+    return path.read_bytes().count(b"\n") - 1
 
 
 @pytest.fixture
@@ -66,13 +70,18 @@ def test_a_job_that_is_preempted_keeps_its_run_and_is_queued_again(
     executor.update_parameters(timeout_min=5)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     job = executor.submit(WorkerJob(command, str(tmp_path)))
-    end = time.monotonic() + 60
-    while not [*place.glob("runs/*/attempt-1/evals.csv")] and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not [*place.glob("runs/*/summary.json")]
-    # What Slurm sends before it takes a job away; the number of the job is that of submitit's controller here.
+    # An attempt without a row would be left without a trace, and the next one be the first again.
+    wait_until(lambda: any(rows(path) > 0 for path in place.glob("runs/*/attempt-1/evals.csv")), "a row")
+    # The number of the job is that of submitit's controller here. The worker stands still meanwhile: a slow machine
+    # might let its run end before the signal comes.
     (task,) = children(int(job.job_id))
+    (worker,) = children(task)
+    os.kill(worker, signal.SIGSTOP)
+    assert not [*place.glob("runs/*/summary.json")]
+    # What Slurm sends before it takes a job away.
     os.kill(task, signal.SIGUSR2)
+    wait_until(lambda: signal.SIGUSR1 in pending(worker), "the signal for the worker")
+    os.kill(worker, signal.SIGCONT)
     assert job.result() == 0
     assert "Requeued job" in job.stdout()
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")

@@ -9,6 +9,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -174,6 +175,12 @@ def alive(pid: int) -> bool:
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def pending(pid: int) -> set[int]:
+    """The signals that a process, standing still, has not yet been given."""
+    (mask,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return {number for number in signal.valid_signals() if int(mask, 16) >> (number - 1) & 1}
 
 
 def workers(pid: int) -> list[int]:
