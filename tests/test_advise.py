@@ -13,8 +13,9 @@ import tomli_w
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from bsexp.analysis.advice import Choice, Judgement, judge, local_critical
+from bsexp.analysis.advice import Choice, Judgement, judge
 from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
 from bsexp.commands.sweep import check_power

@@ -12,17 +12,15 @@ from bsexp.analysis.advice import (
     Candidate,
     Choice,
     Judgement,
-    Spread,
-    best_rate,
     choose,
     contenders,
     hopeful,
     judge,
-    local_critical,
-    rule_for,
 )
 from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.local_critical import Spread, local_critical, rule_for
 from bsexp.analysis.paired import Estimate
+from bsexp.analysis.trials import best_rate
 from bsexp.records import TrialRow
 from bsexp.sweep.advising import LOOKS
 

@@ -9,7 +9,7 @@ and no interval is stated: two such trainings say next to nothing of a third.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, variance
 
@@ -18,10 +18,9 @@ from scipy.special import stdtr, stdtrit
 from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.looks import one_sided_levels, spent_evenly
 from bsexp.analysis.paired import Estimate
+from bsexp.analysis.trials import LEVEL, by_seed, degrees_of_freedom, deviation
 from bsexp.records import TrialRow
 
-# Two-sided: a bound on one side holds with 95 %.
-LEVEL = 0.9
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
@@ -29,129 +28,7 @@ STEADY = 2
 CONTENDERS = 3
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
-METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
 DECAY, CONSTANT = "decay", "constant"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A standard deviation of single trainings, in the metric's unit, known with `freedom` degrees of freedom."""
-
-    value: float
-    freedom: int
-
-    def half_width(self, share: float) -> float:
-        """Half of the LEVEL interval of a mean whose variance is `share` of that of one training."""
-        return float(stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.value * math.sqrt(share)
-
-
-@dataclass(frozen=True)
-class Size:
-    """How branches of `batch_size` ended: `difference` of their loss from the trunk's own batch, for the rule that
-    suited them best; `usable`: the rules under which it is within the spread. None where all of them diverged.
-    """
-
-    batch_size: int
-    lr_rule: str
-    difference: Estimate | None
-    usable: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Local:
-    """The critical batch at a `share` of the budget: the largest that ends within the `spread` of the trunk's own.
-
-    `low`: the largest that surely does, `high`: the smallest that surely doesn't (infinite where none). Losses are
-    those of averaged weights, in nats.
-    """
-
-    share: float
-    spread: Spread
-    own: int
-    sizes: tuple[Size, ...]
-
-    @property
-    def critical(self) -> int:
-        """The largest batch whose branch ended within the spread."""
-        return self._largest(lambda found: found.mean <= self.spread.value)
-
-    @property
-    def low(self) -> int:
-        """The largest batch whose branch surely did."""
-        return self._largest(lambda found: found.high is not None and found.high <= self.spread.value)
-
-    @property
-    def high(self) -> float:
-        """The smallest batch whose branch surely did not."""
-        return min((size.batch_size for size in self.sizes if _surely_worse(size, self.spread)), default=math.inf)
-
-    def _largest(self, within: Callable[[Estimate], bool]) -> int:
-        found = [size.batch_size for size in self.sizes if size.difference and within(size.difference)]
-        return max([self.own, *found])
-
-
-def _surely_worse(size: Size, spread: Spread) -> bool:
-    found = size.difference
-    return found is None or (found.low is not None and found.low > spread.value)
-
-
-def best_rate(rows: Sequence[TrialRow], metric: str) -> float | None:
-    """The rate whose short runs ended best in the mean over seeds; None where all rates diverged somewhere."""
-    by_rate: dict[float, list[float]] = {}
-    for row in rows:
-        by_rate.setdefault(row.lr, []).append(_cost(row, metric))
-    means = {lr: fmean(costs) for lr, costs in by_rate.items()}
-    best = min(means, key=lambda lr: means[lr], default=None)
-    return None if best is None or math.isinf(means[best]) else best
-
-
-def local_critical(rows: Sequence[TrialRow]) -> list[Local]:
-    """The critical batch at each share of the budget that there are branches at, by rising share.
-
-    A share at which a branch of the trunk's own batch diverged is left out: nothing can be compared with that.
-    """
-    found = []
-    for share in sorted({row.share for row in rows}):
-        here = [row for row in rows if row.share == share]
-        own = min(row.batch_size for row in here)
-        orders = _by_seed([row for row in here if row.batch_size == own], "val_loss_ema")
-        if any(map(math.isinf, (cost for costs in orders.values() for cost in costs))):
-            continue
-        spread = Spread(_deviation(orders.values()), _freedom(orders.values()))
-        base = {seed: fmean(costs) for seed, costs in orders.items()}
-        repeated = min(map(len, orders.values()))
-        half = spread.half_width((1 + 1 / repeated) / len(base))
-        sizes = sorted({row.batch_size for row in here} - {own})
-        of_size = {size: [row for row in here if row.batch_size == size] for size in sizes}
-        found.append(Local(share, spread, own, tuple(_size(of_size[size], base, half, spread) for size in sizes)))
-    return found
-
-
-def _size(rows: Sequence[TrialRow], base: Mapping[int, float], half: float, spread: Spread) -> Size:
-    means = {}
-    for rule in dict.fromkeys(row.lr_rule for row in rows):
-        means[rule] = fmean(_cost(row, "val_loss_ema") - base[row.seed] for row in rows if row.lr_rule == rule)
-    best = min(means, key=lambda rule: means[rule])
-    usable = tuple(rule for rule, mean in means.items() if mean <= spread.value)
-    if math.isinf(means[best]):
-        return Size(rows[0].batch_size, best, None, usable)
-    found = Estimate(means[best], means[best] - half, means[best] + half, len(base))
-    return Size(rows[0].batch_size, best, found, usable)
-
-
-def rule_for(points: Sequence[Local], share: float, batch: int) -> str | None:
-    """The rule of the rate that suits `batch` from `share` of the budget on: the one that was best at most points.
-
-    The earliest of these where that leaves several; None where all rules diverged at the first point.
-    """
-    later = [size for point in points if point.share >= share for size in point.sizes if size.batch_size == batch]
-    if not later or later[0].difference is None:
-        return None
-    rules = [size.lr_rule for size in later if size.difference]
-    return max(rules, key=lambda rule: (rules.count(rule), -rules.index(rule)))
-
-
-# -- candidates
 
 
 @dataclass(frozen=True)
@@ -208,7 +85,7 @@ def _look(
     before: Judgement | None,
 ) -> Judgement | None:
     """What `look` seeds say, where earlier looks told `before`. `levels`: one-sided, of each look."""
-    ends = {arm: _by_seed([row for row in rows if row.arm == arm], metric) for arm in arms}
+    ends = {arm: by_seed([row for row in rows if row.arm == arm], metric) for arm in arms}
     decay, constant = _Ends.of(ends[DECAY]), _Ends.of(ends[CONSTANT])
     if not decay.costs or decay.diverged or constant.diverged:
         return None
@@ -270,7 +147,7 @@ class _Ends:
     @classmethod
     def of(cls, costs: Mapping[int, Sequence[float]]) -> "_Ends":
         """Those of an arm whose orders tell how much it differs."""
-        return cls(costs, 0.0 if _diverged(costs) else _deviation(costs.values()))
+        return cls(costs, 0.0 if _diverged(costs) else deviation(costs.values()))
 
     @property
     def diverged(self) -> bool:
@@ -349,32 +226,8 @@ def _apart(
     for share in set(begun.values()) - {begun[DECAY]}:
         here = [values for arm, values in known.items() if begun[arm] == share]
         well = [values for values in here if fmean(values) <= bound]
-        of_share[share] = _deviation(well if _freedom(well) >= STEADY else here)
+        of_share[share] = deviation(well if degrees_of_freedom(well) >= STEADY else here)
     return {arm: of_share.get(share, 0.0) for arm, share in begun.items()}
-
-
-def _freedom(groups: Collection[Sequence[float]]) -> int:
-    return sum(len(values) - 1 for values in groups)
-
-
-def _deviation(groups: Collection[Sequence[float]]) -> float:
-    """The standard deviation within groups (orders of a seed, seeds of an arm), pooled; 0 where nothing tells it."""
-    freedom = _freedom(groups)
-    squares = sum(variance(values) * (len(values) - 1) for values in groups if len(values) > 1)
-    return math.sqrt(squares / freedom) if freedom else 0.0
-
-
-def _by_seed(rows: Sequence[TrialRow], metric: str) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for row in rows:
-        found.setdefault(row.seed, []).append(_cost(row, metric))
-    return found
-
-
-def _cost(row: TrialRow, metric: str) -> float:
-    """The metric, the larger the worse; infinite where the training diverged."""
-    value = getattr(row, metric)
-    return math.inf if value is None else METRICS.get(metric, 1.0) * float(value)
 
 
 def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:

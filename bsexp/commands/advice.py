@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bsexp.analysis.advice import CONSTANT, DECAY, LEVEL, Choice, Judgement, Local, choose
+from bsexp.analysis.advice import CONSTANT, DECAY, Choice, Judgement, choose
 from bsexp.analysis.hardware import HardwareTable, Updates, knee, modelled_seconds, time_ratio
+from bsexp.analysis.local_critical import Local
+from bsexp.analysis.trials import LEVEL
 from bsexp.config import RunConfig
 from bsexp.console import Talk, duration
 from bsexp.planning import plan_run

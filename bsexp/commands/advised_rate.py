@@ -45,7 +45,7 @@ def _best_of(
     job: "Job", stage: str, trials: Callable[[Sequence[float]], list[Trial]], rates: list[float]
 ) -> tuple[float, list[float]]:
     """The rate of the best trials, and all that were tried: more where the best lies at the end of `rates`."""
-    from bsexp.analysis.advice import best_rate
+    from bsexp.analysis.trials import best_rate
 
     for _ in range(EXTENSIONS + 1):
         job.make(rates[0], trials(rates), FIRST)

@@ -48,8 +48,9 @@ from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
 
 if TYPE_CHECKING:
-    from bsexp.analysis.advice import Judgement, Local
+    from bsexp.analysis.advice import Judgement
     from bsexp.analysis.hardware import HardwareTable, Modelled
+    from bsexp.analysis.local_critical import Local
 
 REPEATS = 6
 # Evaluations, data and processes come on top of updates.
@@ -230,7 +231,7 @@ class Job:
 
     def try_batches(self, lr: float) -> "list[Local]":
         """The local critical batches; what goes on from the trunk at its end is made beside them."""
-        from bsexp.analysis.advice import local_critical
+        from bsexp.analysis.local_critical import local_critical
 
         question = self.question
         self.make(lr, [*question.branches(lr), *question.endings(lr)], FIRST)
@@ -246,7 +247,8 @@ class Job:
 
         There is none where that rate ended worse than the constant rate does and, where it diverged, for larger ones.
         """
-        from bsexp.analysis.advice import hopeful, rule_for
+        from bsexp.analysis.advice import hopeful
+        from bsexp.analysis.local_critical import rule_for
 
         question = self.question
         first = []
@@ -372,8 +374,8 @@ def _ratios(
     updates: Mapping[str, Any], tables: "Sequence[HardwareTable]", workers: Sequence[int]
 ) -> "list[dict[str, Modelled]]":
     """By machine, each candidate's time over that of decay."""
-    from bsexp.analysis.advice import LEVEL
     from bsexp.analysis.hardware import time_ratio
+    from bsexp.analysis.trials import LEVEL
 
     return [
         {arm: time_ratio(table, made, updates[DECAY], number, LEVEL) for arm, made in updates.items()}

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from bsexp.analysis.advice import CONSTANT, DECAY, Candidate, Choice, Judgement, Local
+from bsexp.analysis.advice import CONSTANT, DECAY, Candidate, Choice, Judgement
 from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.local_critical import Local
 from bsexp.analysis.paired import Estimate
 from bsexp.config import RunConfig
 from bsexp.report import numbers
