@@ -157,26 +157,27 @@ def make(task: str, work: Path) -> None:
     arms = arms_of(Question(options), advice)
     rates = [advice["learning_rate"] * factor for factor in FACTORS]
     seeds = GRID_SEEDS.get(task, USUAL_SEEDS)
-    document = {
-        "name": f"{task}-grid",
-        "run": {**options, "seeds": seeds, "evals": 1, "max_runs": 5000},
-        "grid": {"lr": rates},
-        "arms": arms,
-    }
     file = _grid_file(task, work)
-    file.write_text(tomli_w.dumps(document))
-    if not _has(task, arms, rates, read_seeds(seeds, "seeds", [])):
+
+    def write(lrs: Sequence[float]) -> None:
+        run = {**options, "seeds": seeds, "evals": 1, "max_runs": 5000}
+        document = {"name": f"{task}-grid", "run": run, "grid": {"lr": lrs}, "arms": arms}
+        file.write_text(tomli_w.dumps(document))
+
+    missing = [rate for rate in rates if not _has(task, arms, rate, read_seeds(seeds, "seeds", []))]
+    if missing:
+        write(missing)
         bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
         _keep_grid(task, load_results(work / f"{task}-grid").runs)
+    write(rates)
 
 
-def _has(task: str, arms: Iterable[str], rates: Sequence[float], seeds: Sequence[int]) -> bool:
-    """Whether the grid in results/advise has all of them."""
+def _has(task: str, arms: Iterable[str], rate: float, seeds: Sequence[int]) -> bool:
+    """Whether the grid in results/advise has all `arms` at a rate."""
     if not _kept(task, "grid").exists():
         return False
     runs = _grid(task)
-    asked = [_of(runs, arm, rate) for arm in arms for rate in rates]
-    return all(sorted(own["seed"]) == sorted(seeds) for own in asked)
+    return all(sorted(_of(runs, arm, rate)["seed"]) == sorted(seeds) for arm in arms)
 
 
 def _kept(task: str, what: str) -> Path:
@@ -318,8 +319,11 @@ def _advised(advice: dict[str, Any], label: str) -> str | None:
 
 
 def _keep_grid(task: str, runs: pd.DataFrame) -> None:
-    """TASK-grid.csv.gz: how each run of the grid ended."""
+    """TASK-grid.csv.gz: how each run of the grid ended, at these rates and at those that were there."""
     runs = runs.assign(arm=runs["arm"].str.partition("[")[0])[["arm", "lr", "seed", METRIC]]
+    if _kept(task, "grid").exists():
+        before = _grid(task)
+        runs = pd.concat([before[~before["lr"].isin(runs["lr"])], runs])
     _pack(task, "grid", runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False))
 
 
@@ -349,8 +353,8 @@ which for the advice runs `bsexp advise --hardware results/advise/gpu-like.csv -
 
 {settings}
 
-`TASK-grid.csv.gz` has how each run ended (a grid that is there is not made again), `TASK-trials.csv.gz` what the advice
-was made from, `TASK.json` the numbers below. The first table:
+`TASK-grid.csv.gz` has how each run ended (rates that are there are not made again), `TASK-trials.csv.gz` what the
+advice was made from, `TASK.json` the numbers below. The first table:
 
 - `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
   microseconds a sample, where large batches pay. Times are relative to decay's.

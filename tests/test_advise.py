@@ -18,6 +18,7 @@ from bsexp.analysis.hardware import Modelled
 from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
+from bsexp.commands.advised_rate import _best_of
 from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
 from bsexp.config import RunConfig
@@ -32,7 +33,7 @@ from bsexp.store.measured import read_trials
 from bsexp.store.paths import Experiment
 from bsexp.store.trunks import Trunks
 from bsexp.sweep import branching
-from bsexp.sweep.advising import LOOKS, Growth, Question, make_trials
+from bsexp.sweep.advising import LOOKS, RATE, Growth, Question, make_trials
 from bsexp.sweep.branching import Making, Work, begins
 from bsexp.sweep.experiment import read_experiment
 from bsexp.sweep.measuring import Surroundings
@@ -483,6 +484,24 @@ def test_two_trunks_on_one_gpu_take_twice_as_long_as_one(monkeypatch: pytest.Mon
         monkeypatch.setattr("bsexp.commands.trying.devices_for", lambda device, jobs, found=devices: found)
         made = job(tmp_path, "cuda")
         assert (made.devices, made.abreast, made.pace) == (devices, abreast, 1 / abreast)
+
+
+def test_rates_at_which_a_seed_learns_nothing_are_left_behind_for_smaller_ones() -> None:
+    asked, kept = question(), SimpleNamespace(rows=[])
+    making = Making("advise", Surroundings("cpu", 1, False, True))
+
+    def make(lr: float, trials: Any, seeds: Any) -> None:
+        make_trials(asked, lr, trials, kept.rows, seeds, making, ["cpu"], lambda row, _: kept.rows.append(row), str)
+
+    stub = cast(Job, SimpleNamespace(make=make, kept=kept, metric="val_loss", talk=Talk(0)))
+    best, rates = _best_of(stub, RATE, asked.rates, [0.25, 0.5])
+    # Both end finite, at a loss above that of a guess.
+    assert [row.val_loss for row in kept.rows if row.lr >= 0.25] == [None] * 4
+    assert (best, rates) == (0.03, [0.03, 0.06, 0.12, 0.25, 0.5])
+    with pytest.raises(
+        UsageError, match="learning rate: at 1 to 16 some run diverged or learned nothing; give a smaller"
+    ):
+        _best_of(stub, RATE, asked.rates, [8.0, 16.0])
 
 
 def test_each_trunk_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

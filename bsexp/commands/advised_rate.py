@@ -51,17 +51,16 @@ def _best_of(
         job.make(rates[0], trials(rates), FIRST)
         rows = [row for row in job.kept.rows if row.stage == stage and row.lr in rates]
         best = best_rate(rows, job.metric)
-        if best is None:
-            which = f"all runs at {min(rates):g} to {max(rates):g} diverged"
-            raise UsageError("learning rate", which, "give a smaller one: --lr")
-        if best == max(rates):
+        if best is None or best == min(rates):
+            rates = [_rounded(min(rates) / STEP), *rates]
+        elif best == max(rates):
             rates = [*rates, _rounded(best * STEP)]
-        elif best == min(rates):
-            rates = [_rounded(best / STEP), *rates]
         else:
             return best, rates
     rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
-    assert best is not None
+    if best is None:
+        which = f"at {min(rates):g} to {max(rates):g} some run diverged or learned nothing"
+        raise UsageError("learning rate", which, "give a smaller one: --lr")
     job.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
     return best, rates
 
