@@ -157,19 +157,23 @@ def make(task: str, work: Path) -> None:
     arms = arms_of(Question(options), advice)
     rates = [advice["learning_rate"] * factor for factor in FACTORS]
     seeds = GRID_SEEDS.get(task, USUAL_SEEDS)
-    file = _grid_file(task, work)
+    for rate in rates:
+        if not _has(task, arms, rate, read_seeds(seeds, "seeds", [])):
+            name = f"{task}-grid-{rate:g}"
+            file = _write_grid(work, name, options, seeds, [rate], arms)
+            bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+            _keep_grid(task, load_results(work / name).runs)
+    _write_grid(work, f"{task}-grid", options, seeds, rates, arms)
 
-    def write(lrs: Sequence[float]) -> None:
-        run = {**options, "seeds": seeds, "evals": 1, "max_runs": 5000}
-        document = {"name": f"{task}-grid", "run": run, "grid": {"lr": lrs}, "arms": arms}
-        file.write_text(tomli_w.dumps(document))
 
-    missing = [rate for rate in rates if not _has(task, arms, rate, read_seeds(seeds, "seeds", []))]
-    if missing:
-        write(missing)
-        bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
-        _keep_grid(task, load_results(work / f"{task}-grid").runs)
-    write(rates)
+def _write_grid(
+    work: Path, name: str, options: dict[str, Any], seeds: str, rates: Sequence[float], arms: dict[str, Any]
+) -> Path:
+    """NAME.toml: an experiment of all `arms` at `rates`."""
+    run = {**options, "seeds": seeds, "evals": 1, "max_runs": 5000}
+    file = work / f"{name}.toml"
+    file.write_text(tomli_w.dumps({"name": name, "run": run, "grid": {"lr": rates}, "arms": arms}))
+    return file
 
 
 def _has(task: str, arms: Iterable[str], rate: float, seeds: Sequence[int]) -> bool:
@@ -191,10 +195,6 @@ def _grid(task: str) -> pd.DataFrame:
 def _of(runs: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
     """The runs of an arm at a rate, by seed."""
     return runs[(runs["arm"] == arm) & ((runs["lr"] / rate - 1).abs() < 1e-9)].sort_values("seed")
-
-
-def _grid_file(task: str, work: Path) -> Path:
-    return work / f"{task}-grid.toml"
 
 
 # -- what came of it
@@ -260,7 +260,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
 
 def _shares(task: str, work: Path, question: Question) -> dict[str, float]:
     """Samples that the advice trained, over the grid's: as whole runs, and as a sweep that shares beginnings trains."""
-    plan = json.loads(bsexp("plan", str(_grid_file(task, work)), "--out", str(work / "planned"), "--json"))
+    plan = json.loads(bsexp("plan", str(work / f"{task}-grid.toml"), "--out", str(work / "planned"), "--json"))
     spent = _spent(work / task, question)
     whole = float(plan["samples"])
     return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - plan["samples_shared"])}
