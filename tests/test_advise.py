@@ -1,10 +1,12 @@
 """Advice: what is tried, trials made once, words and figure, and files that a person can go on with."""
 
 import json
+import math
 import tomllib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -493,15 +495,23 @@ def test_rates_at_which_a_seed_learns_nothing_are_left_behind_for_smaller_ones()
     def make(lr: float, trials: Any, seeds: Any) -> None:
         make_trials(asked, lr, trials, kept.rows, seeds, making, ["cpu"], lambda row, _: kept.rows.append(row), str)
 
-    stub = cast(Job, SimpleNamespace(make=make, kept=kept, metric="val_loss", talk=Talk(0)))
-    best, rates = _best_of(stub, RATE, asked.rates, [0.25, 0.5])
-    # Both end finite, at a loss above that of a guess.
-    assert [row.val_loss for row in kept.rows if row.lr >= 0.25] == [None] * 4
-    assert (best, rates) == (0.03, [0.03, 0.06, 0.12, 0.25, 0.5])
-    with pytest.raises(
-        UsageError, match="learning rate: at 1 to 16 some run diverged or learned nothing; give a smaller"
-    ):
-        _best_of(stub, RATE, asked.rates, [8.0, 16.0])
+    def best(rates: list[float], **stored: float) -> tuple[float, list[float]]:
+        talk = SimpleNamespace(warn=warned.append)
+        job = SimpleNamespace(make=make, kept=kept, metric="val_loss", talk=talk, stored=lambda: stored)
+        return _best_of(cast(Job, job), RATE, asked.rates, rates)
+
+    warned: list[str] = []
+    # All ended finite, at .25 and .5 at a loss above that of a guess.
+    guess = math.log(10)
+    assert best([0.25, 0.5], nothing_learned=0.95 * guess) == (0.03, [0.03, 0.06, 0.12, 0.25, 0.5])
+    assert all(row.val_loss > guess for row in kept.rows if row.lr >= 0.25)
+    assert warned.pop() == "the best rate, 0.03, lies at the end of those tried (0.03 to 0.5)"
+    # Where no rate is enough the least loss decides, as it does where nothing is known of a guess.
+    ended = {rate: fmean(row.val_loss for row in kept.rows if row.lr == rate) for rate in (0.03, 0.06, 0.12)}
+    assert best([0.12, 0.25], nothing_learned=0.0)[0] == min(ended, key=lambda rate: ended[rate]) == 0.03
+    assert warned.pop() == "at each rate of 0.015 to 0.25 the run of some seed learned nothing; 0.03 ended best"
+    assert best([0.015, 0.03, 0.06]) == (0.03, [0.015, 0.03, 0.06])
+    assert not warned
 
 
 def test_each_trunk_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -450,3 +450,7 @@ def test_the_best_rate_has_the_least_mean_and_diverged_on_no_seed() -> None:
     assert best_rate(rows, "val_loss") == 0.2
     assert best_rate(rows[-2:], "val_loss") is None
     assert best_rate([], "val_loss") is None
+    # The better mean is no help where one seed is above what nothing learned ends at.
+    rows += [row("decay", seed, loss, lr=0.8, stage="rate") for seed, loss in enumerate((0.05, 0.9))]
+    assert [best_rate(rows, "val_loss", most) for most in (0.95, 0.65, 0.55)] == [0.8, 0.2, None]
+    assert best_rate(rows, "val_accuracy", 0.65) == 0.2

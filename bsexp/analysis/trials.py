@@ -14,11 +14,14 @@ LEVEL = 0.9
 METRICS = {"val_loss": 1.0, "val_accuracy": -1.0}
 
 
-def best_rate(rows: Sequence[TrialRow], metric: str) -> float | None:
-    """The rate whose short runs ended best in the mean over seeds; None where all rates diverged somewhere."""
+def best_rate(rows: Sequence[TrialRow], metric: str, most: float = math.inf) -> float | None:
+    """The rate whose runs ended best in the mean over seeds. Rates at which a seed diverged or ended above a validation
+    loss of `most` nats are passed over, however well others did; None where all are.
+    """
     by_rate: dict[float, list[float]] = {}
     for row in rows:
-        by_rate.setdefault(row.lr, []).append(cost(row, metric))
+        useful = row.val_loss is not None and row.val_loss <= most
+        by_rate.setdefault(row.lr, []).append(cost(row, metric) if useful else math.inf)
     means = {lr: fmean(costs) for lr, costs in by_rate.items()}
     best = min(means, key=lambda lr: means[lr], default=None)
     return None if best is None or math.isinf(means[best]) else best

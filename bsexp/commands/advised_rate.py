@@ -3,6 +3,7 @@
 The one rule: each step only narrows what the next one tries; what is chosen was trained to the end of the budget.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
 # Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
 FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
+# In trials.json: the loss, in nats, above which a network has learned nothing.
+NOTHING_LEARNED = "nothing_learned"
 # Whole runs at the best of them and its neighbours.
 AROUND = (1 / STEP, 1.0, STEP)
 
@@ -33,8 +36,8 @@ def find_rate(job: "Job") -> float:
     """
     middle = job.stored().get("first_rate")
     if middle is None:
-        middle = _climb(job)
-        job.begin(first_rate=middle)
+        middle, nothing = _climb(job)
+        job.begin(first_rate=middle, **{NOTHING_LEARNED: nothing})
     short, _ = _best_of(job, RATE, job.question.rates, [_rounded(middle * factor) for factor in FACTORS])
     best, rates = _best_of(job, WHOLE, job.question.wholes, [_rounded(short * factor) for factor in AROUND])
     job.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
@@ -47,10 +50,12 @@ def _best_of(
     """The rate of the best trials, and all that were tried: more where the best lies at the end of `rates`."""
     from bsexp.analysis.trials import best_rate
 
+    # Written down by the range test; without a word of it nothing is passed over but what diverged.
+    most = job.stored().get(NOTHING_LEARNED, math.inf)
     for _ in range(EXTENSIONS + 1):
         job.make(rates[0], trials(rates), FIRST)
         rows = [row for row in job.kept.rows if row.stage == stage and row.lr in rates]
-        best = best_rate(rows, job.metric)
+        best = best_rate(rows, job.metric, most)
         if best is None or best == min(rates):
             rates = [_rounded(min(rates) / STEP), *rates]
         elif best == max(rates):
@@ -58,15 +63,22 @@ def _best_of(
         else:
             return best, rates
     rates = [rate for rate in rates if any(row.lr == rate for row in rows)]
+    tried = f"{min(rates):g} to {max(rates):g}"
+    if best is not None:
+        job.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({tried})")
+        return best, rates
+    # Too short for any rate: the least loss says little, but more than nothing.
+    best = best_rate(rows, job.metric)
     if best is None:
-        which = f"at {min(rates):g} to {max(rates):g} some run diverged or learned nothing"
-        raise UsageError("learning rate", which, "give a smaller one: --lr")
-    job.talk.warn(f"the best rate, {best:g}, lies at the end of those tried ({min(rates):g} to {max(rates):g})")
+        raise UsageError("learning rate", f"all runs at {tried} diverged", "give a smaller one: --lr")
+    job.talk.warn(f"at each rate of {tried} the run of some seed learned nothing; {best:g} ended best")
     return best, rates
 
 
-def _climb(job: "Job") -> float:
-    """Where a range test says that the rate might be; the data set's own where it says nothing."""
+def _climb(job: "Job") -> tuple[float, float]:
+    """Where a range test says that the rate might be, the data set's own where it says nothing; and the loss above
+    which nothing has been learned.
+    """
     from bsexp.analysis.range_test import judge_ramp
     from bsexp.sweep.apart import in_a_process
 
@@ -78,9 +90,9 @@ def _climb(job: "Job") -> float:
     options.pop("warmup_epochs", None)
     config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
     job.talk.note(f"range test of the learning rate, {updates:,} updates")
-    rows = in_a_process(_ramp, config.model_dump(), job.surroundings, which="range test", cure="give --lr")
+    rows, nothing = in_a_process(_ramp, config.model_dump(), job.surroundings, which="range test", cure="give --lr")
     total = config.total_samples(question.num_train)
-    return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr
+    return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr, nothing
 
 
 def _rounded(rate: float) -> float:
@@ -88,15 +100,17 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
-def _ramp(config: dict[str, Any], surroundings: Surroundings) -> list[Any]:
+def _ramp(config: dict[str, Any], surroundings: Surroundings) -> tuple[list[Any], float]:
     from bsexp.analysis.range_test import half_life
     from bsexp.config import RunConfig
     from bsexp.data.sources import load_images
     from bsexp.data.splits import prepare
+    from bsexp.engine.loop import COLLAPSED
     from bsexp.engine.ramp import climb
 
     surroundings.settle()
     run = RunConfig(**config)
     data = prepare(run, load_images(run.dataset, run.image_size))
     total = run.total_samples(len(data.train))
-    return climb(run, half_life=half_life(total), data=data, device=surroundings.device)
+    rows = climb(run, half_life=half_life(total), data=data, device=surroundings.device)
+    return rows, COLLAPSED * math.log(data.num_classes)

@@ -34,13 +34,8 @@ from bsexp.schedules import Hyper, Progress, consult, share
 from bsexp.schedules.closed import ClosedLoop
 from bsexp.seeding import derive, order_seed
 
-# Of the loss of a guess among all classes.
+# Of the loss of a guess among all classes: a training loss above it is that of a network that has learned nothing.
 COLLAPSED = 0.95
-
-
-def collapsed(train_loss: float, num_classes: int) -> bool:
-    """Whether a training loss, in nats, is that of a network that has learned nothing."""
-    return train_loss > COLLAPSED * math.log(num_classes)
 
 
 class Training:
@@ -230,7 +225,7 @@ class Training:
                     measured[name] = getattr(last, name)
                 measured["best_val_accuracy"] = own.best_val_accuracy
             measured["memorised"] = self._memorised()
-            if collapsed(last.train_loss, self._data.num_classes):
+            if last.train_loss > COLLAPSED * math.log(self._data.num_classes):
                 status = "collapsed"
                 own.failure = f"train loss {last.train_loss:.3f} at the end: nothing was learned"
         own.clock.stop()

@@ -274,9 +274,7 @@ def _seeded(config: RunConfig, seed: int) -> RunConfig:
 
 
 def _row(trial: Trial, seed: int, ended: Ended) -> TrialRow:
-    # A rate at which some seed learns nothing is as useless as one at which it diverges, however well others do.
-    useless = trial.stage in (RATE, WHOLE) and ended.collapsed
-    end = None if useless else ended.end
+    end = ended.end
     measured = ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema")
     return TrialRow(
         stage=trial.stage,

@@ -47,8 +47,7 @@ class Branch:
 @dataclass(frozen=True)
 class Ended:
     """A branch that ended: after how many `samples` of the trunk it began, its own `updates`, and the evaluation at its
-    end, None where it diverged; whether it `collapsed`: has learned nothing there. `noise`: |G|^2 and tr(Sigma) of the
-    trunk where it began, where they were asked for.
+    end, None where it diverged. `noise`: |G|^2 and tr(Sigma) of the trunk where it began, where they were asked for.
     """
 
     branch: Branch
@@ -56,7 +55,6 @@ class Ended:
     num_train: int
     updates: int
     end: EvalRow | None
-    collapsed: bool
     noise: tuple[float, float] | None
 
 
@@ -190,7 +188,6 @@ def grow(work: Work, making: Making) -> Iterator[Ended]:
     from bsexp.data.splits import prepare
     from bsexp.engine.forks import Fork
     from bsexp.engine.gradients import Looking
-    from bsexp.engine.loop import collapsed
 
     trunk, device = work.trunk, making.surroundings.device
     data = prepare(trunk, load_images(trunk.dataset, trunk.image_size))
@@ -205,8 +202,7 @@ def grow(work: Work, making: Making) -> Iterator[Ended]:
             whole = looking.total_samples
             fork = Fork(branch.config, state, data=data, whole=whole, device=device, order=branch.order)
             end = fork.end()
-            lost = end is not None and collapsed(end.train_loss, data.num_classes)
-            yield Ended(branch, looking.samples, looking.num_train, fork.step - looking.step, end, lost, noise)
+            yield Ended(branch, looking.samples, looking.num_train, fork.step - looking.step, end, noise)
 
 
 def _brought_to(share: float, looking: "Looking", data: "TrainingData", making: Making) -> "Looking":
