@@ -84,7 +84,7 @@ TASKS: dict[str, dict[str, Any]] = {
 PER_UPDATE, PER_SAMPLE = 1e-3, 2e-6
 GPU_LIKE = PLACE / "gpu-like.csv"
 FACTORS = (0.5, 1.0, 2.0)
-# Where seeds differ most, more of them: on digits they are cheap, too. Elsewhere candidates lie close to what is tolerated.
+# More where seeds differ most; elsewhere candidates lie close to what is tolerated.
 GRID_SEEDS = {"digits": "1000-1011", "fashion": "1000-1007", "fashion-adamw": "1000-1007", "cifar": "1000-1008"}
 USUAL_SEEDS = "1000-1005"
 TOLERANCE, METRIC = 0.25, "val_loss"
