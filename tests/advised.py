@@ -34,6 +34,7 @@ from bsexp.sweep.advising import (
     GROWN_AT,
     RATE,
     RATE_SHARE,
+    SLOWER,
     WHOLE,
     Growth,
     Question,
@@ -224,7 +225,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         if each["worse"] is None or each["worse"]["low"] is None or each["arm"] == DECAY:
             continue
         name = each["arm"]
-        truth = [one - two for one, two in zip(losses[name, lr], losses[DECAY, lr], strict=True)]
+        truth = [one - two for one, two in zip(losses[_in_grid(name, lr)], losses[DECAY, lr], strict=True)]
         inside = each["worse"]["low"] <= fmean(truth) <= each["worse"]["high"]
         held.append(inside)
         error = stdev(truth) / len(truth) ** 0.5
@@ -236,14 +237,14 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         ratios = {arm: time_ratio(table, made, updates[DECAY]).value for arm, made in updates.items()}
         arm = _advised(advice, label)
         # Nothing recommended: the user stays with decay. What is faster and ends worse is no match for the advised one.
-        quality = min(best[DECAY], best[DECAY] if arm is None else _mean(losses[arm, lr]))
+        quality = min(best[DECAY], best[DECAY] if arm is None else _mean(losses[_in_grid(arm, lr)]))
         equal = [each for each in best if each == DECAY or best[each] <= quality + margin]
         shown = [each for each in equal if each == DECAY or _at_most(ends[each], ends[DECAY]) <= margin]
         fastest, fastest_shown = (min(arms_, key=lambda each: ratios[each]) for arms_ in (equal, shown))
         machines[label] = {
             "advised": arm,
-            "its_time": None if arm is None else ratios[arm],
-            "its_loss": None if arm is None else _mean(losses[arm, lr]) - best[DECAY],
+            "its_time": None if arm is None else ratios[_in_grid(arm, lr)[0]],
+            "its_loss": None if arm is None else _mean(losses[_in_grid(arm, lr)]) - best[DECAY],
             "fastest": fastest,
             "fastest_time": ratios[fastest],
             "shown": fastest_shown,
@@ -270,6 +271,12 @@ def _shares(task: str, work: Path, question: Question) -> dict[str, float]:
     spent = _spent(work / task, question)
     whole = float(plan["samples"])
     return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - plan["samples_shared"])}
+
+
+def _in_grid(arm: str, lr: float) -> tuple[str, float]:
+    """The grid's arm and rate of a candidate of the advice, which has some at half its rate."""
+    whole = arm.removesuffix("-half")
+    return whole, lr if arm == whole else lr * SLOWER
 
 
 def _losses(runs: pd.DataFrame, arm: str, rate: float) -> list[float]:

@@ -57,12 +57,18 @@ def question(**options: Any) -> Question:
 
 def test_every_candidate_begins_as_the_trunk_does_and_ends_with_its_budget() -> None:
     asked = question(warmup_epochs=0.2)
-    growths = [Growth(0.0, 4, "sqrt"), Growth(0.2, 4, "linear"), Growth(0.5, 16, "none")]
+    half = Growth(0.2, 4, "linear", base=0.5)
+    growths = [Growth(0.0, 4, "sqrt"), Growth(0.2, 4, "linear"), Growth(0.5, 16, "none"), half]
     configs = asked.candidates(0.05, growths)
     plans = {
         arm: list(simulate(config.build_schedule(), total_samples=2400, num_train=600))
         for arm, config in configs.items()
     }
+    # At its own rate it is another run from its beginning; all else is as at the trunk's.
+    (alone,), slower = asked.grown(0.05, [half]), plans.pop(asked.arm_of(half))
+    assert (alone.share, alone.arm, alone.config.lr) == (0.0, "grow-32-at-20-linear-half", 0.05)
+    for own, whole in zip(slower, plans["grow-32-at-20-linear"], strict=True):
+        assert (own.samples, own.batch_size, own.lr) == (whole.samples, whole.batch_size, pytest.approx(whole.lr / 2))
     trunk = plans["constant"]
     shares = {"grow-32-at-20-linear": 0.2, "grow-128-at-50-none": 0.5, "large-32-sqrt": 0.0, "one-cycle": 0.0}
     for arm, plan in plans.items():
@@ -85,7 +91,7 @@ def test_every_candidate_begins_as_the_trunk_does_and_ends_with_its_budget() -> 
 )
 def test_the_lines_for_a_loop_of_ones_own_train_as_the_candidate_does(options: dict[str, Any]) -> None:
     asked = question(warmup_epochs=0.2, **options)
-    growths = [Growth(0.0, 4, "sqrt"), Growth(0.2, 4, "linear"), Growth(0.5, 16, "none")]
+    growths = [Growth(0.0, 4, "sqrt"), Growth(0.2, 4, "linear"), Growth(0.5, 16, "none", base=0.5)]
     configs = asked.candidates(0.05, growths)
     assert len(configs) >= 7
     for arm, config in configs.items():
@@ -141,8 +147,8 @@ def test_seeds_are_as_many_as_the_margin_needs() -> None:
 
 @pytest.mark.parametrize("sd", [0.0, 0.002, 0.03, 0.0314, 0.2])
 def test_the_experiment_that_would_settle_it_is_accepted_by_a_sweep(sd: float) -> None:
-    configs = question().candidates(0.05, [Growth(0.2, 4, "linear"), Growth(0.5, 16, "none")])
-    configs = {arm: configs[arm] for arm in ("decay", "constant", "grow-32-at-20-linear", "grow-128-at-50-none")}
+    configs = question().candidates(0.05, [Growth(0.2, 4, "linear", base=0.5), Growth(0.5, 16, "none")])
+    configs = {arm: configs[arm] for arm in ("decay", "constant", "grow-32-at-20-linear-half", "grow-128-at-50-none")}
     judged = Judgement("val_loss", Estimate(0.1, 0.05, 0.15, 2), 0.025, sd, ())
     document, enough = verification("mine", {"dataset": "digits", "batch_size": 8}, configs, judged, 0.25)
     asked = read_experiment(tomllib.loads(tomli_w.dumps(document)), {}, "verify.toml", "mine")
@@ -154,6 +160,8 @@ def test_the_experiment_that_would_settle_it_is_accepted_by_a_sweep(sd: float) -
             check_power(asked, "verify.toml")
     # A batch that grows beyond a tenth of the data has the cap that it was tried with.
     assert asked.arms["grow-128-at-50-none"]["max_batch"] == 128
+    jump = asked.arms["grow-32-at-20-linear-half"]["parameters"]["lr"]["product"][0]
+    assert (jump["start"], jump["factor"]) == (0.5, 4)
 
 
 def test_whatever_may_be_tried_is_a_candidate_and_what_may_not_is_told() -> None:
@@ -395,6 +403,18 @@ def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_
     rows = read_trials(place / "trials.csv")
     rules = {row.lr_rule for row in rows if row.arm.startswith("grow-32-at-20")}
     assert rules == {"none", "sqrt", "linear"}
+    ends: dict[str, list[float]] = {}
+    for each in rows:
+        if each.stage == "ending" and each.seed in (0, 1) and each.order == 0:
+            ends.setdefault(each.arm, []).append(each.val_loss or math.inf)
+    # Of each place the rule that ended best is tried at half the rate, from the start on.
+    halves = {row.arm: row for row in rows if row.arm.endswith("-half")}
+    assert halves
+    for arm, half in halves.items():
+        grown = arm.removesuffix(f"-{half.lr_rule}-half")
+        best = min((f"{grown}-{rule}" for rule in rules), key=lambda name: sum(ends.get(name, [math.inf])))
+        assert (arm, half.share, half.lr) == (f"{best}-half", 0.0, document["learning_rate"])
+        assert sum(ends[best]) <= sum(ends["constant"])
     seeds = {row.seed for row in rows if row.stage == "ending"}
     if seeds != {0, 1}:
         later = {row.arm for row in rows if row.seed == max(seeds)}

@@ -32,6 +32,7 @@ from bsexp.sweep.advising import (
     GROWN_AT,
     LOOKS,
     RATE,
+    SLOWER,
     WHAT,
     WHOLE,
     Growth,
@@ -48,7 +49,7 @@ from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
 
 if TYPE_CHECKING:
-    from bsexp.analysis.advice import Judgement
+    from bsexp.analysis.advice import Candidate, Judgement
     from bsexp.analysis.hardware import HardwareTable, Modelled
     from bsexp.analysis.local_critical import Local
 
@@ -278,11 +279,43 @@ class Job:
         if cost and self._there_is_time(f"other rates at {lr:g}", cost):
             self.talk.note(f"other rates for larger batches: about {duration(cost)}")
             self.make(lr, others, FIRST)
+        slower = question.grown(lr, self._slower(lr))
+        cost = self._cost(slower, FIRST)
+        if cost and self._there_is_time(f"half of {lr:g}", cost):
+            self.talk.note(f"growing batches at half the rate: about {duration(cost)}")
+            self.make(lr, slower, FIRST)
+
+    def _slower(self, lr: float) -> list[Growth]:
+        """What is worth a trial at half the rate: of each place where the batch grows the rule that ended best there,
+        if there is hope and it isn't within the tolerance as it is.
+        """
+        from bsexp.analysis.advice import hopeful
+
+        judged = self.judged(lr, LOOKS[0])
+        if judged is None:
+            return []
+        ended = {each.arm: each for each in judged.candidates}
+        best: dict[tuple[float, int], tuple[Growth, Candidate]] = {}
+        for growth in self.growths(lr):
+            last, place = ended[self.question.arm_of(growth)], (growth.share, growth.multiplier)
+            if growth.share and growth.base == 1 and (place not in best or _worse(last) < _worse(best[place][1])):
+                best[place] = growth, last
+        return [
+            replace(growth, base=SLOWER)
+            for growth, last in best.values()
+            if last.word != "within" and hopeful(last, judged, smaller=True)
+        ]
 
     def growths(self, lr: float) -> list[Growth]:
         """All growth that was tried at the rate `lr`."""
         made = {key_of(row) for row in self.kept.rows}
-        every = [replace(place, lr_rule=rule) for place in self._places() for rule in RULES]
+        bases = {True: (1.0, SLOWER), False: (1.0,)}
+        every = [
+            replace(place, lr_rule=rule, base=base)
+            for place in self._places()
+            for rule in RULES
+            for base in bases[place.share > 0]
+        ]
         return [
             growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
         ]
@@ -382,6 +415,11 @@ def _ratios(
         for table in tables
         for number in workers
     ]
+
+
+def _worse(found: "Candidate | None") -> float:
+    """How much worse than decay it ended in the mean; infinitely where that isn't known."""
+    return math.inf if found is None or found.worse is None else found.worse.mean
 
 
 def _named(row: TrialRow) -> str:

@@ -53,7 +53,9 @@ def described(arm: str, config: RunConfig, largest: int) -> str:
         return f"batch {first} from the start, rate {config.lr:.2g} to zero over the last fifth"
     if config.schedule == "custom":
         at = config.parameters["batch"]["milestones"][0]
-        rate = f"rate times {jump:.2g} there, " if (jump := _jump(config)) != 1 else ""
+        start, jump = _jump(config)
+        rate = f"rate times {start:g} from the start, " if start != 1 else ""
+        rate += f"rate times {jump:.2g} there, " if jump != 1 else ""
         return f"{grown} at {100 * at:g} %, {rate}{falls}"
     return {
         DECAY: f"batch {first}, {falls}",
@@ -65,10 +67,13 @@ def described(arm: str, config: RunConfig, largest: int) -> str:
     }[arm]
 
 
-def _jump(config: RunConfig) -> float:
-    """What the rate is multiplied by where the batch grows."""
+def _jump(config: RunConfig) -> tuple[float, float]:
+    """What the rate is multiplied by from the start, and where the batch grows."""
     rate = config.parameters["lr"]
-    return float(rate["product"][0]["factor"]) if "product" in rate else 1.0
+    if "product" not in rate:
+        return 1.0, 1.0
+    jump = rate["product"][0]
+    return float(jump.get("start", 1.0)), float(jump["factor"])
 
 
 def amount(found: Estimate | None, metric: str) -> str:

@@ -35,6 +35,8 @@ RATE, WHOLE, BRANCH, ENDING = "rate", "whole", "branch", "ending"
 CONSTANT, DECAY = "constant", "decay"
 # Where the batch may grow for good, while the rate falls at the end all the same.
 GROWN_AT = (0.0, 0.2, 0.5)
+# What suits a decay may be too much for a beginning that is soon followed by a larger batch and rate.
+SLOWER = 0.5
 # Known by its schedule, not by trials: its rate has a peak of its own, which other trials say nothing of.
 UNJUDGED = "one-cycle"
 
@@ -63,11 +65,15 @@ def key_of(row: TrialRow) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Growth:
-    """From `share` of the budget on a batch `multiplier` times the first one, with a rate that grows by `lr_rule`."""
+    """From `share` of the budget on a batch `multiplier` times the first one, with a rate that grows by `lr_rule`.
+
+    `base`: 1, or SLOWER times the rate all along.
+    """
 
     share: float
     multiplier: int
     lr_rule: str
+    base: float = 1.0
 
     @property
     def lr_factor(self) -> float:
@@ -167,19 +173,19 @@ class Question:
         return found
 
     def grown(self, lr: float, growths: Iterable[Growth]) -> list[Trial]:
-        """What goes on with a larger batch from where that grows."""
+        """What goes on with a larger batch from where that grows; at another rate than the trunk's, from the start."""
         found = [(growth, self._grown(lr, growth)) for growth in growths]
         return [
-            Trial(ENDING, self.arm_of(growth), growth.share, each, growth.lr_rule)
+            Trial(ENDING, self.arm_of(growth), growth.share if growth.base == 1 else 0.0, each, growth.lr_rule)
             for growth, each in found
             if self._planned(each, self.arm_of(growth))
         ]
 
     def arm_of(self, growth: Growth) -> str:
-        """The name of a candidate that grows: `large-64-sqrt`, `grow-64-at-20-none`."""
+        """The name of a candidate that grows: `large-64-sqrt`, `grow-64-at-20-none`, `grow-64-at-20-linear-half`."""
         batch = growth.multiplier * self.batch_size
         where = f"grow-{batch}-at-{100 * growth.share:g}" if growth.share else f"large-{batch}"
-        return f"{where}-{growth.lr_rule}"
+        return f"{where}-{growth.lr_rule}{'' if growth.base == 1 else '-half'}"
 
     def candidates(self, lr: float, growths: Iterable[Growth]) -> dict[str, RunConfig]:
         """All runs that may be recommended, by name, the usual decay first; what can't be planned is left out."""
@@ -204,9 +210,10 @@ class Question:
             return self.run("lr-decay", rate, wsd, batch_size=batch)
         batches = {"curve": "step", "milestones": [growth.share], "factor": growth.multiplier}
         rates: dict[str, Any] = {"curve": "wsd", "cooldown_fraction": COOLDOWN}
-        if growth.lr_factor != 1:
+        if growth.lr_factor != 1 or growth.base != 1:
             jump = {"curve": "step", "milestones": [growth.share], "factor": growth.lr_factor}
-            rates = {"product": [jump, rates]}
+            start = {"start": growth.base} if growth.base != 1 else {}
+            rates = {"product": [{**jump, **start}, rates]}
         # A cap that nobody gave is no reason to leave out what is to be tried.
         batch = growth.multiplier * self.batch_size
         cap = {} if "max_batch" in self.options else {"max_batch": max(batch, self.num_train // 10)}
