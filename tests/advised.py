@@ -376,6 +376,7 @@ advice was made from, `TASK.json` the numbers below. The first table:
 - The fastest shown: of all arms that end, at their best rate, no more than that worse than decay at its best rate, with
   95 % confidence by the grid's seeds (which is what an advice asks for, too). By means: of those whose mean does, sure
   or not. An arm that ends that much worse than the advised one isn't its equal, and left out.
+- `-half`: at half the advised rate, which the grid has of every arm.
 """
 
 
