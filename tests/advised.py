@@ -87,7 +87,6 @@ GPU_LIKE = PLACE / "gpu-like.csv"
 FACTORS = (0.5, 1.0, 2.0)
 # More where seeds differ most; elsewhere candidates lie close to what is tolerated.
 GRID_SEEDS = {"digits": "1000-1011", "fashion": "1000-1007", "fashion-adamw": "1000-1007", "cifar": "1000-1008"}
-USUAL_SEEDS = "1000-1005"
 TOLERANCE, METRIC = 0.25, "val_loss"
 PICTURED = "fashion"
 # An advice is good that takes no longer than this over the fastest.
@@ -163,32 +162,36 @@ def make(task: str, work: Path) -> None:
     advice = json.loads((work / task / "advice.json").read_text())
     arms = arms_of(Question(options), advice)
     rates = [advice["learning_rate"] * factor for factor in FACTORS]
-    seeds = GRID_SEEDS.get(task, USUAL_SEEDS)
     for rate in rates:
-        if not _has(task, arms, rate, read_seeds(seeds, "seeds", [])):
-            name = f"{task}-grid-{rate:g}"
-            file = _write_grid(work, name, options, seeds, [rate], arms)
+        if lacking := _lacking(task, arms, rate):
+            name = f"{task}-grid-{rate:g}-{lacking[0]}"
+            file = _write_grid(work, name, options, lacking, [rate], arms)
             bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
             _keep_grid(task, load_results(work / name).runs)
-    _write_grid(work, f"{task}-grid", options, seeds, rates, arms)
+    _write_grid(work, f"{task}-grid", options, _seeds(task), rates, arms)
 
 
 def _write_grid(
-    work: Path, name: str, options: dict[str, Any], seeds: str, rates: Sequence[float], arms: dict[str, Any]
+    work: Path, name: str, options: dict[str, Any], seeds: Sequence[int], rates: Sequence[float], arms: dict[str, Any]
 ) -> Path:
     """NAME.toml: an experiment of all `arms` at `rates`."""
-    run = {**options, "seeds": seeds, "evals": 1, "max_runs": 5000}
+    run = {**options, "seeds": list(seeds), "evals": 1, "max_runs": 5000}
     file = work / f"{name}.toml"
     file.write_text(tomli_w.dumps({"name": name, "run": run, "grid": {"lr": rates}, "arms": arms}))
     return file
 
 
-def _has(task: str, arms: Iterable[str], rate: float, seeds: Sequence[int]) -> bool:
-    """Whether the grid in results/advise has all `arms` at a rate."""
+def _seeds(task: str) -> tuple[int, ...]:
+    return read_seeds(GRID_SEEDS[task], "seeds", [])
+
+
+def _lacking(task: str, arms: Iterable[str], rate: float) -> list[int]:
+    """The seeds that some of `arms` lacks in the grid in results/advise, at a rate."""
     if not _kept(task, "grid").exists():
-        return False
+        return list(_seeds(task))
     runs = _grid(task)
-    return all(sorted(_of(runs, arm, rate)["seed"]) == sorted(seeds) for arm in arms)
+    common = set.intersection(*(set(_of(runs, arm, rate)["seed"]) for arm in arms))
+    return [seed for seed in _seeds(task) if seed not in common]
 
 
 def _kept(task: str, what: str) -> Path:
@@ -212,6 +215,8 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     advice = json.loads((work / task / "advice.json").read_text())
     question = Question(TASKS[task])
     runs = _grid(task)
+    # There may be more, of some rates.
+    runs = runs[runs["seed"].isin(_seeds(task))]
     lr = advice["learning_rate"]
     arms = arms_of(question, advice)
     losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in (lr * factor for factor in FACTORS)}
@@ -332,11 +337,10 @@ def _advised(advice: dict[str, Any], label: str) -> str | None:
 
 
 def _keep_grid(task: str, runs: pd.DataFrame) -> None:
-    """TASK-grid.csv.gz: how each run of the grid ended, at these rates and at those that were there."""
+    """TASK-grid.csv.gz: how each run of the grid ended, of these and of those that were there."""
     runs = runs.assign(arm=runs["arm"].str.partition("[")[0])[["arm", "lr", "seed", METRIC]]
     if _kept(task, "grid").exists():
-        before = _grid(task)
-        runs = pd.concat([before[~before["lr"].isin(runs["lr"])], runs])
+        runs = pd.concat([_grid(task), runs]).drop_duplicates(["arm", "lr", "seed"], keep="last")
     _pack(task, "grid", runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False))
 
 
@@ -366,7 +370,7 @@ which for the advice runs `bsexp advise --hardware results/advise/gpu-like.csv -
 
 {settings}
 
-`TASK-grid.csv.gz` has how each run ended (rates that are there are not made again), `TASK-trials.csv.gz` what the
+`TASK-grid.csv.gz` has how each run ended (what is there is not made again), `TASK-trials.csv.gz` what the
 advice was made from, `TASK.json` the numbers below. The first table:
 
 - `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
