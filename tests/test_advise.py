@@ -2,9 +2,12 @@
 
 import json
 import math
+import random
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -16,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from bsexp.analysis.advice import Choice, Judgement, judge
-from bsexp.analysis.hardware import Modelled
+from bsexp.analysis.hardware import HardwareTable, Modelled
 from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
@@ -30,12 +33,12 @@ from bsexp.records import HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, headline, saving
 from bsexp.schedules import simulate
 from bsexp.store.advised import alone
-from bsexp.store.hardware import write_hardware
+from bsexp.store.hardware import read_hardware, write_hardware
 from bsexp.store.measured import read_trials
 from bsexp.store.paths import Experiment
 from bsexp.store.trunks import Trunks
 from bsexp.sweep import branching
-from bsexp.sweep.advising import LOOKS, RATE, Growth, Question, make_trials
+from bsexp.sweep.advising import LOOKS, RATE, Growth, Question, Trial, key_of, make_trials
 from bsexp.sweep.branching import Making, Work, begins
 from bsexp.sweep.experiment import read_experiment
 from bsexp.sweep.measuring import Surroundings
@@ -506,6 +509,46 @@ def test_two_trunks_on_one_gpu_take_twice_as_long_as_one(monkeypatch: pytest.Mon
         monkeypatch.setattr("bsexp.commands.trying.devices_for", lambda device, jobs, found=devices: found)
         made = job(tmp_path, "cuda")
         assert (made.devices, made.abreast, made.pace) == (devices, abreast, 1 / abreast)
+
+
+@pytest.mark.parametrize("plant", range(12))
+def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plant: int
+) -> None:
+    """What is chosen late gets the seeds that it lacks, of which an earlier look knew nothing."""
+    made, lr = job(tmp_path), 0.05
+    places = [Growth(share, multiplier, "none") for share in (0.0, 0.2, 0.5) for multiplier in (4, 16)]
+    first = [*made.question.endings(lr), *made.question.grown(lr, places)]
+    asked: list[tuple[list[str], int]] = []
+
+    def make(_: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
+        asked.append((sorted({trial.arm for trial in trials}), len(seeds)))
+        done = {key_of(row) for row in made.kept.rows}
+        for trial, seed in product(trials, seeds):
+            if trial.key(seed) not in done:
+                draw = random.Random(f"{plant} {trial.key(seed)}").gauss
+                ends = {"decay": 0.5, "constant": 0.6}.get(trial.arm, 0.51) + draw(0, 0.02)
+                made.kept.rows.append(trial_row(*trial.key(seed), ends))
+
+    made.kept = SimpleNamespace(rows=[])  # type: ignore[assignment]
+    monkeypatch.setattr(made, "make", make)
+    monkeypatch.setattr(made, "_cost", lambda trials, seeds: 1.0)
+    monkeypatch.setattr(made, "_there_is_time", lambda what, cost: True)
+    make(lr, first, (0, 1))
+    put_table(tmp_path)
+    table = HardwareTable.of(read_hardware(tmp_path / "hardware.csv"))
+    made.add_seeds(lr, [table], [1])
+    rows, again = len(made.kept.rows), asked[1:]
+    assert [seeds for _, seeds in again] == [4, 8, 12][: len(again)]
+    asked.clear()
+    made.add_seeds(lr, [table], [1])
+    assert (len(made.kept.rows), asked) == (rows, again)
+
+
+def trial_row(
+    stage: str, arm: str, seed: int, share: float, order: int, size: int, rule: str, lr: float, loss: float
+) -> TrialRow:
+    return TrialRow(stage, arm, seed, share, order, size, rule, lr, 0, 1, loss, 0.5, loss, 0.5)
 
 
 def test_rates_at_which_a_seed_learns_nothing_are_left_behind_for_smaller_ones() -> None:

@@ -6,7 +6,7 @@ made to its end, by whatever calls it takes, and all of it is read back from wha
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -320,28 +320,34 @@ class Job:
             growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
         ]
 
-    def judged(self, lr: float, seeds: int = LOOKS[-1]) -> "Judgement | None":
-        """What the trials of the first `seeds` seeds say."""
+    def judged(
+        self, lr: float, seeds: int = LOOKS[-1], known: Collection[tuple[Any, ...]] | None = None
+    ) -> "Judgement | None":
+        """What the trials of the first `seeds` seeds say; `known`: of later ones than the first two only these."""
         from bsexp.analysis.advice import judge
 
         arms = self.question.candidates(lr, self.growths(lr))
         configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
         ends = [row for row in self.kept.rows if row.stage == ENDING and row.seed < seeds]
+        if known is not None:
+            ends = [row for row in ends if row.seed in FIRST or key_of(row) in known]
         rows = [row for row in ends if (row.arm, row.batch_size, row.lr) in configs]
         return judge(rows, list(arms), self.metric, self.tolerance, LOOKS)
 
     def add_seeds(self, lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
         """More seeds, from look to look, of what the advice hangs on, as long as it does and there is time.
 
-        What they are for is decided by the look before, whatever has been made of them and of later ones already.
+        What they are for is decided by what was made for the looks before, whatever else there is already: asked again,
+        it decides alike.
         """
         from bsexp.analysis.advice import contenders
 
         question = self.question
         configs = question.candidates(lr, self.growths(lr))
         times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
+        known: set[tuple[Any, ...]] = set()
         for before, look in pairwise(LOOKS):
-            judged = self.judged(lr, before)
+            judged = self.judged(lr, before, known)
             arms = set() if judged is None else contenders(judged, times)
             every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
             trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
@@ -352,6 +358,7 @@ class Job:
             if cost:
                 self.talk.note(f"{look} seeds of {', '.join(sorted(arms))}: about {duration(cost)}")
                 self.make(lr, trials, range(look))
+            known |= {trial.key(seed) for trial in trials for seed in range(look)}
 
     # -- making them
 
