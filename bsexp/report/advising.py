@@ -157,8 +157,8 @@ def confidence(choice: Choice, judged: Judgement | None) -> str:
     numbers_ = sorted({each.worse.num for each in judged.candidates if each.worse and each.arm != DECAY})
     seeds = f"{numbers_[0]}" if numbers_[0] == numbers_[-1] else f"{numbers_[0]} to {numbers_[-1]}"
     parts.append(
-        f"it rests on {seeds} seeds, decay's learning rate or a half of it, and trainings to the end of the budget; intervals are "
-        "at 90 %, their spread over seeds steadied by that over orders of the samples"
+        f"it rests on {seeds} seeds, decay's learning rate or half of it, and trainings to the end of the budget; "
+        "intervals are at 90 %, their spread over seeds steadied by that over orders of the samples"
     )
     return "; ".join(parts)
 
