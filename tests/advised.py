@@ -314,7 +314,7 @@ def _spent(place: Path, question: Question) -> float:
 
 
 def _at_most(ends: list[float], decay: list[float]) -> float:
-    """How much worse than decay with the same seeds they are at most, with 95 % confidence: what an advice asks for."""
+    """How much worse than decay with the same seeds they are at most, with 95 % confidence."""
     found = mean_interval([one - two for one, two in zip(ends, decay, strict=True)], 0.9)
     assert found is not None
     assert found.high is not None
@@ -378,8 +378,9 @@ advice was made from, `TASK.json` the numbers below. The first table:
 - The loss of the advised schedule is that above decay at its best rate, in nats of validation loss; tolerated is a
   quarter of what decaying brings.
 - The fastest shown: of all arms that end, at their best rate, no more than that worse than decay at its best rate, with
-  95 % confidence by the grid's seeds (which is what an advice asks for, too). By means: of those whose mean does, sure
-  or not. An arm that ends that much worse than the advised one isn't its equal, and left out.
+  95 % confidence by the grid's seeds. That asks for less than an advice does, which counts with how sure what is
+  tolerated is, too. By means: of those whose mean does, sure or not. An arm that ends that much worse than the advised
+  one isn't its equal, and left out.
 - `-half`: at half the advised rate, which the grid has of every arm.
 
 A processor that rounds otherwise makes another draw of trials. On one such, before half rates were tried,
