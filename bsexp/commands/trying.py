@@ -309,12 +309,11 @@ class Job:
     def growths(self, lr: float) -> list[Growth]:
         """All growth that was tried at the rate `lr`."""
         made = {key_of(row) for row in self.kept.rows}
-        bases = {True: (1.0, SLOWER), False: (1.0,)}
         every = [
             replace(place, lr_rule=rule, base=base)
             for place in self._places()
             for rule in RULES
-            for base in bases[place.share > 0]
+            for base in ((1.0, SLOWER) if place.share else (1.0,))
         ]
         return [
             growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
@@ -424,9 +423,9 @@ def _ratios(
     ]
 
 
-def _worse(found: "Candidate | None") -> float:
-    """How much worse than decay it ended in the mean; infinitely where that isn't known."""
-    return math.inf if found is None or found.worse is None else found.worse.mean
+def _worse(found: "Candidate") -> float:
+    """How much worse than decay it ended in the mean; infinitely where it diverged."""
+    return found.worse.mean if found.worse else math.inf
 
 
 def _named(row: TrialRow) -> str:
