@@ -23,6 +23,7 @@ from bsexp.analysis.hardware import HardwareTable, Modelled
 from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
+from bsexp.commands.advised_batches import add_seeds
 from bsexp.commands.advised_rate import _best_of
 from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
@@ -532,16 +533,16 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
 
     made.kept = SimpleNamespace(rows=[])  # type: ignore[assignment]
     monkeypatch.setattr(made, "make", make)
-    monkeypatch.setattr(made, "_cost", lambda trials, seeds: 1.0)
-    monkeypatch.setattr(made, "_there_is_time", lambda what, cost: True)
+    monkeypatch.setattr(made, "cost", lambda trials, seeds: 1.0)
+    monkeypatch.setattr(made, "there_is_time", lambda what, cost: True)
     make(lr, first, (0, 1))
     put_table(tmp_path)
     table = HardwareTable.of(read_hardware(tmp_path / "hardware.csv"))
-    made.add_seeds(lr, [table], [1])
+    add_seeds(made, lr, [table], [1])
     rows, again = len(made.kept.rows), asked[1:]
     assert [seeds for _, seeds in again] == [4, 8, 12][: len(again)]
     asked.clear()
-    made.add_seeds(lr, [table], [1])
+    add_seeds(made, lr, [table], [1])
     assert (len(made.kept.rows), asked) == (rows, again)
 
 

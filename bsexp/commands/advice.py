@@ -12,6 +12,7 @@ from bsexp.analysis.advice import CONSTANT, DECAY, Choice, Judgement, choose
 from bsexp.analysis.hardware import HardwareTable, Updates, knee, modelled_seconds, time_ratio
 from bsexp.analysis.local_critical import Local
 from bsexp.analysis.trials import LEVEL
+from bsexp.commands.advised_batches import growths_of, judged_by
 from bsexp.config import RunConfig
 from bsexp.console import Talk, duration
 from bsexp.planning import plan_run
@@ -60,9 +61,9 @@ def tell_advice(
     `notes`: what was warned of, for advice.json.
     """
     question, values, talk = job.question, job.values, job.talk
-    metric, tolerance, growths = job.metric, job.tolerance, job.growths(lr)
+    metric, tolerance, growths = job.metric, job.tolerance, growths_of(job, lr)
     configs = question.candidates(lr, growths)
-    judged = job.judged(lr)
+    judged = judged_by(job, lr)
     updates = {arm: question.updates(config) for arm, config in configs.items()}
     machines = _machines(tables, workers, updates)
     choices = [choose(judged, machine.ratios) for machine in machines]

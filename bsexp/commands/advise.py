@@ -7,6 +7,7 @@ from the kept files alone; run again, the command goes on where it was.
 from pathlib import Path
 from typing import Any
 
+from bsexp.commands.advised_batches import add_seeds, try_batches, try_growth
 from bsexp.commands.advised_rate import find_rate
 from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.commands.machines import machine_of
@@ -51,9 +52,9 @@ def main(given: dict[str, Any]) -> int:
         job.prepare(lr)
         rate = lr if lr is not None else find_rate(job)
         job.begin_with(rate, lr is None)
-        points = job.try_batches(rate)
-        job.try_growth(rate, points)
-        job.add_seeds(rate, list(tables.values()), workers)
+        points = try_batches(job, rate)
+        try_growth(job, rate, points)
+        add_seeds(job, rate, list(tables.values()), workers)
         job.trunks.forget()
         from bsexp.commands.advice import tell_advice
 

@@ -1,14 +1,13 @@
-"""The trials of an advice: which are made, in what order, for how long.
+"""An advice in the making: the machine, the minutes that it may take, its trials as they are made and kept.
 
-The one rule: two seeds of everything come first; what time is left goes to what the advice hangs on. What was begun is
-made to its end, by whatever calls it takes, and all of it is read back from what was kept.
+The one rule: what was begun is made to its end, by whatever calls it takes, and all of it is read back from what was
+kept.
 """
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bsexp.commands.advised_rate import fewest_trials
@@ -25,17 +24,11 @@ from bsexp.store.paths import Experiment, about_table
 from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import (
     BRANCH,
-    CONSTANT,
-    DECAY,
     ENDING,
     FIRST,
-    GROWN_AT,
-    LOOKS,
     RATE,
-    SLOWER,
     WHAT,
     WHOLE,
-    Growth,
     Question,
     Trial,
     key_of,
@@ -43,15 +36,12 @@ from bsexp.sweep.advising import (
 )
 from bsexp.sweep.branching import Making, devices_for
 from bsexp.sweep.configs import MODEL_SOURCE, kept_settings
-from bsexp.sweep.critical import RULES
 from bsexp.sweep.devices import num_cores, on_gpu
 from bsexp.sweep.environment import describe_machine
 from bsexp.sweep.measuring import Surroundings, config_of_size, measure_sizes
 
 if TYPE_CHECKING:
-    from bsexp.analysis.advice import Candidate, Judgement
-    from bsexp.analysis.hardware import HardwareTable, Modelled
-    from bsexp.analysis.local_critical import Local
+    from bsexp.analysis.hardware import HardwareTable
 
 REPEATS = 6
 # Evaluations, data and processes come on top of updates.
@@ -102,7 +92,7 @@ class Job:
 
         The last two updates of a run share what remains: at least half of a batch each.
         """
-        every = self.question.candidates(self.question.default_lr, self._places()).values()
+        every = self.question.candidates(self.question.default_lr, self.question.places()).values()
         return (self.question.batch_size + 1) // 2, max(max(self.question.updates(config)) for config in every)
 
     def measured(self, workers: tuple[int, ...]) -> "HardwareTable":
@@ -173,7 +163,7 @@ class Job:
     def _minutes(self) -> float:
         return float(self.values.get("minutes", OPTIONS["minutes"].default))
 
-    def _cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
+    def cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
         """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
         total, every = 0.0, self._missing(trials, seeds)
         for missing in every:
@@ -202,7 +192,7 @@ class Job:
             return
         question = self.question
         rate = lr if lr is not None else question.default_lr
-        growths = [replace(growth, lr_rule="none") for growth in self._places()]
+        growths = [replace(growth, lr_rule="none") for growth in self.question.places()]
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
         needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
         if lr is None:
@@ -228,137 +218,6 @@ class Job:
             cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
 
-    # -- (c) and (d): branches and candidates
-
-    def try_batches(self, lr: float) -> "list[Local]":
-        """The local critical batches; what goes on from the trunk at its end is made beside them."""
-        from bsexp.analysis.local_critical import local_critical
-
-        question = self.question
-        self.make(lr, [*question.branches(lr), *question.endings(lr)], FIRST)
-        wanted = {trial.key(seed) for trial in question.branches(lr) for seed in FIRST}
-        return local_critical([row for row in self.kept.rows if row.stage == BRANCH and key_of(row) in wanted])
-
-    def _places(self) -> list[Growth]:
-        """Where and to what the batch may grow, with any rule."""
-        return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.question.multipliers]
-
-    def try_growth(self, lr: float, points: "Sequence[Local]") -> None:
-        """Larger batches to the end: with the rate that suited branches best and, where there is time and hope, others.
-
-        There is none where that rate ended worse than the constant rate does and, where it diverged, for larger ones.
-        """
-        from bsexp.analysis.advice import hopeful
-        from bsexp.analysis.local_critical import rule_for
-
-        question = self.question
-        first = []
-        for place in self._places():
-            rule = rule_for(points, place.share, place.multiplier * question.batch_size)
-            if rule is not None:
-                first.append(replace(place, lr_rule=rule))
-            else:
-                why = "all branches of this batch diverged from there on"
-                question.left_out[question.arm_of(place).rpartition("-")[0]] = why
-        self.make(lr, question.grown(lr, first), FIRST)
-        judged = self.judged(lr, LOOKS[0])
-        if judged is None:
-            # Without a decay to compare with there is nothing to advise.
-            return
-        ended = {each.arm: each for each in judged.candidates}
-        others = question.grown(
-            lr,
-            [
-                other
-                for place in first
-                for other in [replace(place, lr_rule=rule) for rule in RULES]
-                if hopeful(ended.get(question.arm_of(place)), judged, other.lr_factor < place.lr_factor)
-            ],
-        )
-        cost = self._cost(others, FIRST)
-        if cost and self._there_is_time(f"other rates at {lr:g}", cost):
-            self.talk.note(f"other rates for larger batches: about {duration(cost)}")
-            self.make(lr, others, FIRST)
-        slower = question.grown(lr, self._slower(lr))
-        cost = self._cost(slower, FIRST)
-        if cost and self._there_is_time(f"half of {lr:g}", cost):
-            self.talk.note(f"growing batches at half the rate: about {duration(cost)}")
-            self.make(lr, slower, FIRST)
-
-    def _slower(self, lr: float) -> list[Growth]:
-        """What is worth a trial at half the rate: of each place where the batch grows the rule that ended best there,
-        if there is hope and it isn't within the tolerance as it is.
-        """
-        from bsexp.analysis.advice import hopeful
-
-        judged = self.judged(lr, LOOKS[0])
-        if judged is None:
-            return []
-        ended = {each.arm: each for each in judged.candidates}
-        best: dict[tuple[float, int], tuple[Growth, Candidate]] = {}
-        for growth in self.growths(lr):
-            last, place = ended[self.question.arm_of(growth)], (growth.share, growth.multiplier)
-            if growth.share and growth.base == 1 and (place not in best or _worse(last) < _worse(best[place][1])):
-                best[place] = growth, last
-        return [
-            replace(growth, base=SLOWER)
-            for growth, last in best.values()
-            if last.word != "within" and hopeful(last, judged, smaller=True)
-        ]
-
-    def growths(self, lr: float) -> list[Growth]:
-        """All growth that was tried at the rate `lr`."""
-        made = {key_of(row) for row in self.kept.rows}
-        every = [
-            replace(place, lr_rule=rule, base=base)
-            for place in self._places()
-            for rule in RULES
-            for base in ((1.0, SLOWER) if place.share else (1.0,))
-        ]
-        return [
-            growth for growth in every for trial in self.question.grown(lr, [growth]) if trial.key(FIRST[0]) in made
-        ]
-
-    def judged(
-        self, lr: float, seeds: int = LOOKS[-1], known: Collection[tuple[Any, ...]] | None = None
-    ) -> "Judgement | None":
-        """What the trials of the first `seeds` seeds say; `known`: of later ones than the first two only these."""
-        from bsexp.analysis.advice import judge
-
-        arms = self.question.candidates(lr, self.growths(lr))
-        configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
-        ends = [row for row in self.kept.rows if row.stage == ENDING and row.seed < seeds]
-        if known is not None:
-            ends = [row for row in ends if row.seed in FIRST or key_of(row) in known]
-        rows = [row for row in ends if (row.arm, row.batch_size, row.lr) in configs]
-        return judge(rows, list(arms), self.metric, self.tolerance, LOOKS)
-
-    def add_seeds(self, lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
-        """More seeds, from look to look, of what the advice hangs on, as long as it does and there is time.
-
-        What they are for is decided by what was made for the looks before, whatever else there is already: asked again,
-        it decides alike.
-        """
-        from bsexp.analysis.advice import contenders
-
-        question = self.question
-        configs = question.candidates(lr, self.growths(lr))
-        times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
-        known: set[tuple[Any, ...]] = set()
-        for before, look in pairwise(LOOKS):
-            judged = self.judged(lr, before, known)
-            arms = set() if judged is None else contenders(judged, times)
-            every = [*question.endings(lr), *question.grown(lr, self.growths(lr))]
-            trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
-            cost = self._cost(trials, range(look))
-            what = f"{look} seeds at {lr:g}: {', '.join(sorted(arms))}"
-            if not arms or (cost and not self._there_is_time(what, cost)):
-                break
-            if cost:
-                self.talk.note(f"{look} seeds of {', '.join(sorted(arms))}: about {duration(cost)}")
-                self.make(lr, trials, range(look))
-            known |= {trial.key(seed) for trial in trials for seed in range(look)}
-
     # -- making them
 
     def stored(self) -> dict[str, Any]:
@@ -370,7 +229,7 @@ class Job:
         """Write down what trials are made with."""
         self.kept.begin({**self.stored(), **describe_machine(), **more})
 
-    def _there_is_time(self, what: str, cost: float) -> bool:
+    def there_is_time(self, what: str, cost: float) -> bool:
         """Whether `what` may be made, which is remembered: begun once, it is made to its end."""
         allowed = self.stored().get("allowed", [])
         if what not in allowed:
@@ -381,7 +240,7 @@ class Job:
 
     def make(self, lr: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
         """Make those of `trials` that are missing, with how much of them is done shown."""
-        cost = self._cost(trials, seeds)
+        cost = self.cost(trials, seeds)
         if not cost:
             return
         making = Making(WHAT, self.trying, None, self.trunks)
@@ -407,25 +266,6 @@ class Job:
                 make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.devices, keep, tell)
         finally:
             self.begin(seconds=round(spent + time.monotonic() - began, 1))
-
-
-def _ratios(
-    updates: Mapping[str, Any], tables: "Sequence[HardwareTable]", workers: Sequence[int]
-) -> "list[dict[str, Modelled]]":
-    """By machine, each candidate's time over that of decay."""
-    from bsexp.analysis.hardware import time_ratio
-    from bsexp.analysis.trials import LEVEL
-
-    return [
-        {arm: time_ratio(table, made, updates[DECAY], number, LEVEL) for arm, made in updates.items()}
-        for table in tables
-        for number in workers
-    ]
-
-
-def _worse(found: "Candidate") -> float:
-    """How much worse than decay it ended in the mean; infinitely where it diverged."""
-    return found.worse.mean if found.worse else math.inf
 
 
 def _named(row: TrialRow) -> str:

@@ -172,6 +172,10 @@ class Question:
                 found += [Trial(ENDING, arm, 1 - COOLDOWN, config, order=order) for order in orders]
         return found
 
+    def places(self) -> list[Growth]:
+        """Where and to what the batch may grow, with the same rate."""
+        return [Growth(share, multiplier, "none") for share in GROWN_AT for multiplier in self.multipliers]
+
     def grown(self, lr: float, growths: Iterable[Growth]) -> list[Trial]:
         """What goes on with a larger batch from where that grows; at another rate than the trunk's, from the start."""
         found = [(growth, self._grown(lr, growth)) for growth in growths]
