@@ -47,8 +47,9 @@ def test_a_fork_without_a_change_ends_as_its_trunk_does(digits: Images, options:
     while trunk.samples < 1000:
         next(trunk)
     fork = Fork(config, trunk.state(), data=data, whole=2400, device="cpu")
-    end = fork.end()
-    assert end is not None
+    found = fork.evaluations()
+    assert found is not None
+    end = found[-1]
     values = ("samples", "val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema", "train_loss")
     assert [getattr(end, name) for name in values] == [getattr(last, name) for name in values]
     assert all(torch.equal(a, b) for a, b in zip(weights(fork), weights(whole), strict=True))
@@ -123,8 +124,10 @@ def test_forks_of_one_state_do_not_know_of_each_other(digits: Images, optimizer:
     while trunk.samples < 100:
         next(trunk)
     state = trunk.state()
-    ends = [Fork(config, state, data=data, whole=2400, device="cpu").end() for _ in range(2)]
-    assert timeless(ends[0]) == timeless(ends[1])
+    ends = [Fork(config, state, data=data, whole=2400, device="cpu").evaluations() for _ in range(2)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert [timeless(each) for each in ends[0]] == [timeless(each) for each in ends[1]]
     assert all(
         torch.equal(a, b) for a, b in zip(trunk.model.state_dict().values(), state["model"].values(), strict=True)
     )
@@ -136,7 +139,7 @@ def test_a_fork_that_diverges_has_no_end(digits: Images) -> None:
     trunk = Unwatched(config, data=data, device="cpu")
     next(trunk)
     fork = Fork(config_of(lr=1e20), trunk.state(), data=data, whole=2400, device="cpu")
-    assert fork.end() is None
+    assert fork.evaluations() is None
 
 
 # -- branches

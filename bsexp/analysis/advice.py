@@ -64,15 +64,22 @@ def judge(
 
     `tolerance`: the share of the effect that may be lost, above 0. `looks`: the numbers of seeds, rising, at which
     whoever adds seeds looks at what the first ones say. The first look that tells a candidate's word decides, unless
-    later seeds are on the other side of the margin. Seeds count from 0.
+    later seeds are on the other side of the margin. Seeds count from 0. A candidate's other orders count from the
+    second look on: they are made of what the first one left open.
     """
     levels = dict(zip(looks, one_sided_levels(tuple(looks), (1 - LEVEL) / 2, spent_evenly), strict=True))
     judged = None
     for look in looks:
-        judged = _look([row for row in rows if row.seed < look], arms, metric, tolerance, levels, look, judged)
+        mine = [row for row in rows if row.seed < look and (look > looks[0] or in_first_look(row))]
+        judged = _look(mine, arms, metric, tolerance, levels, look, judged)
         if judged is None:
             break
     return judged
+
+
+def in_first_look(row: TrialRow) -> bool:
+    """Whether the first look counts an ending of one of its seeds."""
+    return row.order == 0 or row.arm in (DECAY, CONSTANT)
 
 
 def _look(
@@ -101,9 +108,10 @@ def _look(
     # What was tested at an earlier look: without a margin nothing was, nor what had no interval.
     tested = [each for each in known.candidates if each.worse and each.worse.low is not None] if known else []
     told = {each.arm: each.word for each in tested}
+    # Of single trainings.
     spreads = []
-    # Nobody repeated a candidate: one training of it is taken to differ from order to order as one of decay does. What
-    # went its own way for longer differs more; how much is told by what parted there.
+    # A training of a candidate is taken to differ from order to order as one of decay does. What went its own way for
+    # longer differs more; how much is told by what parted there.
     bound = math.inf if margin is None else effect.mean
     apart = _apart({row.arm: row.share for row in rows}, ends, bound)
     for arm, costs in ends.items():
@@ -120,7 +128,7 @@ def _look(
         if worse.mean > bound:
             judged.append(Candidate(arm, Estimate(worse.mean, None, None, worse.num), "beyond"))
             continue
-        spreads.append(worse.spread)
+        spreads.append(worse.spread / math.sqrt(1 / found.repeated + 1 / decay.repeated))
         # What is lost beyond the tolerated share of the effect of the same seeds: that share isn't known exactly.
         lost = _contrast([(1.0, found), (tolerance - 1.0, decay), (-tolerance, constant)])
         word = told.get(arm, "unclear")
@@ -131,9 +139,7 @@ def _look(
         if (word == "within" and lost.mean > 0) or (word == "beyond" and lost.mean <= 0):
             word = "unclear"
         judged.append(Candidate(arm, worse.estimate, word))
-    repeated = min(map(len, decay.costs.values()))
-    # Of two single trainings, where decay's is a mean of several.
-    sd = median(spreads) * math.sqrt(2 / (1 + 1 / repeated)) if spreads else decay.deviation * math.sqrt(2)
+    sd = math.sqrt(2) * (median(spreads) if spreads else decay.deviation)
     return Judgement(metric, effect, margin, sd, tuple(judged))
 
 
@@ -154,9 +160,14 @@ class _Ends:
         return _diverged(self.costs)
 
     @property
+    def repeated(self) -> int:
+        """In how many orders each seed has it, at least."""
+        return min(map(len, self.costs.values()))
+
+    @property
     def expected(self) -> float:
         """The variance of a seed's mean over its orders."""
-        return self.deviation**2 / min(map(len, self.costs.values()))
+        return self.deviation**2 / self.repeated
 
 
 def _diverged(costs: Mapping[int, Sequence[float]]) -> bool:
@@ -210,15 +221,15 @@ def _contrast(parts: Sequence[tuple[float, _Ends]]) -> _Contrast:
 def _apart(
     begun: Mapping[str, float], ends: Mapping[str, Mapping[int, Sequence[float]]], bound: float
 ) -> dict[str, float]:
-    """For each arm the standard deviation over seeds of how much worse than decay it ends: that of all arms that begin
-    at the same share of the budget (`begun`). 0 where decay begins, whose orders tell it.
+    """For each arm the standard deviation over seeds of how much worse than decay one training of it ends: that of all
+    arms that begin at the same share of the budget (`begun`). 0 where decay begins, whose orders tell it.
 
     What ends worse than by `bound` differs far more, and is left out where the others have as many degrees of freedom
     as the pool is given (STEADY).
     """
     decay = ends[DECAY]
     every = {
-        arm: [fmean(costs) - fmean(decay[seed]) for seed, costs in found.items() if seed in decay]
+        arm: [costs[0] - fmean(decay[seed]) for seed, costs in found.items() if seed in decay]
         for arm, found in ends.items()
     }
     known = {arm: values for arm, values in every.items() if len(values) > 1 and all(map(math.isfinite, values))}

@@ -40,9 +40,9 @@ def deviation(groups: Collection[Sequence[float]]) -> float:
 
 
 def by_seed(rows: Sequence[TrialRow], metric: str) -> dict[int, list[float]]:
-    """The costs of each seed, order after order."""
+    """The costs of each seed, by rising order."""
     found: dict[int, list[float]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.order):
         found.setdefault(row.seed, []).append(cost(row, metric))
     return found
 

@@ -119,14 +119,14 @@ def growths_of(job: "Job", lr: float) -> list[Growth]:
 def judged_by(
     job: "Job", lr: float, seeds: int = LOOKS[-1], known: Collection[tuple[Any, ...]] | None = None
 ) -> "Judgement | None":
-    """What the trials of the first `seeds` seeds say; `known`: of later ones than the first two only these."""
-    from bsexp.analysis.advice import judge
+    """What the trials of the first `seeds` seeds say; `known`: of what wasn't made for the first look only these."""
+    from bsexp.analysis.advice import in_first_look, judge
 
     arms = job.question.candidates(lr, growths_of(job, lr))
     configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
     ends = [row for row in job.kept.rows if row.stage == ENDING and row.seed < seeds]
     if known is not None:
-        ends = [row for row in ends if row.seed in FIRST or key_of(row) in known]
+        ends = [row for row in ends if (row.seed in FIRST and in_first_look(row)) or key_of(row) in known]
     rows = [row for row in ends if (row.arm, row.batch_size, row.lr) in configs]
     return judge(rows, list(arms), job.metric, job.tolerance, LOOKS)
 
@@ -148,6 +148,7 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
         judged = judged_by(job, lr, before, known)
         arms = set() if judged is None else contenders(judged, times)
         trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
+        trials += question.repeated(trial for trial in trials if trial.arm in arms - {DECAY})
         cost = job.cost(trials, range(look))
         named = f"{look} seeds of {', '.join(sorted(arms))}"
         if not arms or (cost and not job.there_is_time(f"{named} at {lr:g}", cost)):

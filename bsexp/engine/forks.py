@@ -4,6 +4,7 @@ The one rule: where nothing is changed, a fork makes the updates that its trunk 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from bsexp.config import RunConfig
@@ -21,7 +22,8 @@ class Fork(Training):
 
     Its budget counts from the trunk's start. `whole`: the trunk's budget, in samples, of which the averaged weights
     keep their half-life. `order` 0 reads on in the trunk's order; any other number in an order of its own, in which
-    some samples of the epoch that was begun come twice.
+    some samples of the epoch that was begun come twice. `points`: the samples, rising, after which it is evaluated
+    instead of where its config has it evaluated; at its end in any case.
     """
 
     def __init__(
@@ -33,19 +35,23 @@ class Fork(Training):
         whole: int,
         device: str = "auto",
         order: int = 0,
+        points: Sequence[float] = (),
     ) -> None:
-        self._whole, self._order = whole, order
+        self._whole, self._order, self._points = whole, order, list(points)
         super().__init__(config, state, data=data, device=device)
 
-    def end(self) -> EvalRow | None:
-        """Train to the end of its budget: the evaluation there, None where a loss wasn't finite any more.
+    def evaluations(self) -> list[EvalRow] | None:
+        """Train to the end of its budget: all evaluations, the last one there; None where a loss wasn't finite.
 
         The test split isn't looked at.
         """
+        found = []
         for record in self:
-            if isinstance(record, EvalRow) and record.samples == self.total_samples:
-                losses = (record.val_loss, record.val_loss_ema)
-                return record if all(math.isfinite(loss) for loss in losses if loss is not None) else None
+            if isinstance(record, EvalRow):
+                found.append(record)
+                if record.samples == self.total_samples:
+                    losses = [loss for each in found for loss in (each.val_loss, each.val_loss_ema)]
+                    return found if all(math.isfinite(loss) for loss in losses if loss is not None) else None
         return None
 
     def _prepare_data(self, data: TrainingData) -> None:
@@ -58,6 +64,8 @@ class Fork(Training):
         ledger = super()._ledger(config)
         if ledger.averaged:
             ledger.averaged.half_life = HALF_LIFE_SHARE * self._whole
+        if self._points:
+            ledger.points = self._points
         return ledger
 
     def _mask_seed(self) -> int:

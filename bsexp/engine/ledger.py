@@ -63,7 +63,8 @@ class Made(NamedTuple):
 class Ledger:
     """The records of the run `config` with a budget of `total_samples`, in `queue` until they are taken.
 
-    `failure` says since when the loss isn't finite. `clock` is that of evaluating and measuring.
+    `failure` says since when the loss isn't finite. `clock` is that of evaluating and measuring. `points`: the samples
+    after which evaluations are due, rising.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Ledger:
         self.best_val_accuracy: float | None = None
         self.last_eval: EvalRow | None = None
         self.failure = ""
-        self._points = evaluation_points(total_samples, config.evals)
+        self.points = evaluation_points(total_samples, config.evals)
         self._interval = total_samples / LOG_ROWS if config.log_samples is None else config.log_samples
         self._losses: list[tuple[Any, int]] = []
 
@@ -106,7 +107,7 @@ class Ledger:
         return made.samples_before // self._interval != made.samples // self._interval
 
     def _evaluation_due(self, made: Made) -> bool:
-        passed = bisect_right(self._points, made.samples) != bisect_right(self._points, made.samples_before)
+        passed = bisect_right(self.points, made.samples) != bisect_right(self.points, made.samples_before)
         return passed or made.samples >= self.total_samples
 
     def _write_row(self, made: Made, train_seconds: float) -> None:

@@ -5,7 +5,7 @@ that run would have been, and all of them are compared at equal samples.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bsexp.config import RunConfig
@@ -20,13 +20,15 @@ from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
 # Numbers of seeds at which the trials are looked at: the first of all trials, later ones of what the advice hangs on.
-LOOKS = (2, 4, 8, 12)
+LOOKS = (2, 4, 8, 12, 18)
 FIRST = range(LOOKS[0])
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
 MULTIPLIERS = (4, 16)
 # Orders of samples in which some trainings are repeated: their spread is the noise of all the others.
 ORDERS = (0, 1, 2)
+# A constant rate's loss jumps from update to update, by more than what may be lost: so many evaluations say its end.
+EVALUATIONS = 5
 # Where the rate begins to fall, or the batch to grow instead of it.
 COOLDOWN = 0.2
 # A rate is judged by runs of this share of the budget.
@@ -51,6 +53,11 @@ class Trial:
     config: RunConfig
     lr_rule: str = "none"
     order: int = 0
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations its end is the mean of."""
+        return EVALUATIONS if (self.stage, self.arm) == (ENDING, CONSTANT) else 1
 
     def key(self, seed: int) -> tuple[Any, ...]:
         """What tells it from all others."""
@@ -185,6 +192,14 @@ class Question:
             if self._planned(each, self.arm_of(growth))
         ]
 
+    def repeated(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those of `trials` that go on from the trunk, in the other orders: cheaper than another seed of them.
+
+        What is trained from the start costs as much as that seed.
+        """
+        going_on = [trial for trial in trials if trial.share]
+        return [replace(trial, order=order) for trial in going_on for order in ORDERS if order != trial.order]
+
     def arm_of(self, growth: Growth) -> str:
         """The name of a candidate that grows: `large-64-sqrt`, `grow-64-at-20-none`, `grow-64-at-20-linear-half`."""
         batch = growth.multiplier * self.batch_size
@@ -270,7 +285,9 @@ def make_trials(
     for seed in seeds:
         trunk = _seeded(question.run("fixed-small", lr), seed)
         missing = sorted((trial for trial in trials if trial.key(seed) not in made), key=lambda trial: trial.share)
-        branches = [Branch(each.share, _seeded(each.config, seed), each.order, (each,)) for each in missing]
+        branches = [
+            Branch(each.share, _seeded(each.config, seed), each.order, (each,), each.evaluations) for each in missing
+        ]
         works.append(Work(f"seed {seed}", trunk, tuple(branches)))
 
     def ended(trunk: RunConfig, found: Ended) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bsexp.config import RunConfig
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from bsexp.engine.gradients import Looking
 
 CONTEXT = multiprocessing.get_context("spawn")
+# Several evaluations of a branch lie within this share of its trunk's budget, the last one at the branch's end.
+CLOSING = 0.05
+# What they are the mean of.
+MEASURED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema")
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,21 @@ class Branch:
     """Where a branch begins, as a `share` of its trunk's budget, and the run that it goes on as, to that run's end.
 
     `order`: that of the samples from there on (see engine.forks.Fork). `mark`: what its maker knows it by.
+    `evaluations`: how many its end is the mean of, equally spaced over the last CLOSING of the trunk's budget.
     """
 
     share: float
     config: RunConfig
     order: int = 0
     mark: tuple[Any, ...] = ()
+    evaluations: int = 1
 
 
 @dataclass(frozen=True)
 class Ended:
     """A branch that ended: after how many `samples` of the trunk it began, its own `updates`, and the evaluation at its
-    end, None where it diverged. `noise`: |G|^2 and tr(Sigma) of the trunk where it began, where they were asked for.
+    end or the mean of several, None where it diverged. `noise`: |G|^2 and tr(Sigma) of the trunk where it began, where
+    they were asked for.
     """
 
     branch: Branch
@@ -200,9 +208,20 @@ def grow(work: Work, making: Making) -> Iterator[Ended]:
         state = looking.state()
         for branch in branches:
             whole = looking.total_samples
-            fork = Fork(branch.config, state, data=data, whole=whole, device=device, order=branch.order)
-            end = fork.end()
+            last = branch.config.total_samples(looking.num_train)
+            apart = CLOSING * whole / branch.evaluations
+            points = [last - k * apart for k in reversed(range(branch.evaluations))]
+            fork = Fork(branch.config, state, data=data, whole=whole, device=device, order=branch.order, points=points)
+            found = fork.evaluations()
+            end = None if found is None else _mean(found)
             yield Ended(branch, looking.samples, looking.num_train, fork.step - looking.step, end, noise)
+
+
+def _mean(found: Sequence[EvalRow]) -> EvalRow:
+    """The last of some evaluations, with the means of all."""
+    every = {name: [getattr(each, name) for each in found] for name in MEASURED}
+    means: dict[str, Any] = {name: fmean(values) for name, values in every.items() if None not in values}
+    return replace(found[-1], **means)
 
 
 def _brought_to(share: float, looking: "Looking", data: "TrainingData", making: Making) -> "Looking":
