@@ -29,8 +29,11 @@ from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
 from bsexp.config import RunConfig
 from bsexp.console import Talk
+from bsexp.data.sources import load_images
+from bsexp.data.splits import prepare
+from bsexp.engine.loop import Training
 from bsexp.errors import UsageError
-from bsexp.records import HardwareRow, TrialRow, columns
+from bsexp.records import EvalRow, HardwareRow, TrialRow, columns
 from bsexp.report.advising import Machine, advice_figure, amount, critical_text, headline, saving
 from bsexp.schedules import simulate
 from bsexp.store.advised import alone
@@ -521,8 +524,11 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
     places = [Growth(share, multiplier, "none") for share in (0.0, 0.2, 0.5) for multiplier in (4, 16)]
     first = [*made.question.endings(lr), *made.question.grown(lr, places)]
     asked: list[tuple[list[str], int]] = []
+    orders: dict[tuple[str, float], set[int]] = {}
 
     def make(_: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
+        for trial in trials if asked else ():
+            orders.setdefault((trial.arm, trial.share), set()).add(trial.order)
         asked.append((sorted({trial.arm for trial in trials}), len(seeds)))
         done = {key_of(row) for row in made.kept.rows}
         for trial, seed in product(trials, seeds):
@@ -541,9 +547,29 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
     add_seeds(made, lr, [table], [1])
     rows, again = len(made.kept.rows), asked[1:]
     assert [seeds for _, seeds in again] == [4, 8, 12, 18][: len(again)]
+    # What goes on from the trunk in the orders of decay, what is trained from the start in one.
+    for (_, share), known in orders.items():
+        assert known == ({0, 1, 2} if share else {0})
     asked.clear()
     add_seeds(made, lr, [table], [1])
     assert (len(made.kept.rows), asked) == (rows, again)
+
+
+def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations() -> None:
+    asked = question()
+    rows: list[TrialRow] = []
+    making = Making("advise", Surroundings("cpu", 1, False, True))
+    trials = [each for each in asked.endings(0.05) if each.arm in ("constant", "decay") and not each.order]
+    make_trials(asked, 0.05, trials, (), [0], making, ["cpu"], lambda row, _: rows.append(row), str)
+    for each in rows:
+        config = RunConfig(**{**asked.candidates(0.05, ())[each.arm].model_dump(), "evals": 100})
+        whole = Training(config, data=prepare(config, load_images("digits")), device="cpu")
+        # In hundredths of the budget.
+        every = [record for record in whole if isinstance(record, EvalRow)]
+        assert len(every) == 101
+        last = every[-5:] if each.arm == "constant" else every[-1:]
+        for name in ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema"):
+            assert getattr(each, name) == pytest.approx(fmean(getattr(one, name) for one in last), rel=1e-6)
 
 
 def trial_row(

@@ -127,6 +127,33 @@ def test_the_spread_over_seeds_counts_for_its_degrees_of_freedom() -> None:
     assert worse.high == pytest.approx(0.002 + half)
 
 
+def test_other_orders_of_a_candidate_count_from_the_second_look_on() -> None:
+    rows = [each for each in endings() if each.arm != "growing"]
+    for seed, mean in ((2, 0.51), (3, 0.61)):
+        for order, shift in ((0, -0.01), (1, 0.0), (2, 0.01)):
+            rows += [row("decay", seed, mean + shift, order=order), row("constant", seed, mean + 0.1, order=order)]
+    for seed, mean in enumerate((0.51, 0.61, 0.51, 0.61)):
+        # .02 in the mean, the first order told last.
+        rows += [row("growing", seed, mean + more, order=order) for order, more in ((2, 0.026), (1, 0.032), (0, 0.002))]
+    judged = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    worse = judged.candidates[2].worse
+    assert worse is not None
+    # Means of three of both; nothing varies over four seeds. t(5) at 95 % is 2.015.
+    half = 2.0150484 * math.sqrt(2 * (0.01**2 * 2 / 3) / 5) / 2
+    assert (worse.mean, worse.high) == (pytest.approx(0.02), pytest.approx(0.02 + half))
+    # Of two single ones.
+    assert judged.sd == pytest.approx(math.sqrt(2 * (2 * 0.01**2) / 5))
+    # Surely within at the first look, by one order; with the others no more on the other side, nor sure by two seeds.
+    rows = endings((-0.05, -0.05))
+    rows += [
+        row("growing", seed, mean + 0.05, order=order) for seed, mean in ((0, 0.51), (1, 0.61)) for order in (1, 2)
+    ]
+    judged = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    assert (judged.candidates[2].word, judged.candidates[2].worse.mean) == ("within", pytest.approx(0.05 / 3))  # type: ignore[union-attr]
+
+
 def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
     rows = endings()
     for arm, difference in (("one", 0.08), ("two", -0.08), ("three", 0.0)):
@@ -142,6 +169,23 @@ def test_what_parted_early_is_as_uncertain_as_all_that_parted_there() -> None:
     assert known["three"].high == pytest.approx(2.3533634 * spread / math.sqrt(2), rel=1e-6)
     assert known["growing"] is not None
     assert known["growing"].high < 0.1 * known["three"].high + 0.02
+
+
+def test_what_parted_early_and_was_repeated_is_as_certain_as_so_many_of_it() -> None:
+    rows = []
+    for seed, sign in enumerate((1, -1, 1, -1)):
+        for order, shift in ((0, -0.01), (1, 0.0), (2, 0.01)):
+            rows += [row("decay", seed, 0.5 + shift, order=order), row("constant", seed, 0.6 + shift, order=order)]
+            # The first order .08 above or below, the three of them not at all.
+            loss = 0.5 + sign * 0.08 * (1 if order == 0 else -0.5)
+            rows.append(row("growing", seed, loss, order=order, share=0.2))
+    judged = judge(rows, ARMS, "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    worse = judged.candidates[2].worse
+    assert worse is not None
+    # One order of it varies by 4 (.08^2) / 3 over the seeds, one of decay by .01^2; there are three of both.
+    spread = math.sqrt(2 * (4 * 0.08**2 / 3 + 0.01**2) / 3 / 5)
+    assert (worse.mean, worse.high) == (pytest.approx(0.0), pytest.approx(2.0150484 * spread / 2, rel=1e-6))
 
 
 def test_what_ends_worse_than_the_constant_rate_has_no_interval_and_tells_nothing_of_what_ends_well() -> None:
@@ -213,12 +257,14 @@ def test_the_tolerance_is_a_share_of_the_effect_of_the_same_seeds() -> None:
         assert judged.candidates[2].word == word
 
 
-def experiment(draw: np.random.Generator, num: int, worse: float, over_seeds: float) -> list[TrialRow]:
+def experiment(
+    draw: np.random.Generator, num: int, worse: float, over_seeds: float, repeated: int = 1
+) -> list[TrialRow]:
     """Seeds of decay, a constant rate that ends 20 above it and a candidate; noise of 1 from order to order."""
     rows = []
     for seed in range(num):
         level, own = draw.normal(0, 3), draw.normal(0, over_seeds)
-        for arm, above, orders in (("decay", 0.0, 3), ("constant", 20.0, 3), ("growing", worse + own, 1)):
+        for arm, above, orders in (("decay", 0.0, 3), ("constant", 20.0, 3), ("growing", worse + own, repeated)):
             rows += [row(arm, seed, level + above + draw.normal(), order=order) for order in range(orders)]
     return rows
 
@@ -233,15 +279,16 @@ def word_in_the_end(rows: list[TrialRow]) -> str:
     return judged.candidates[2].word
 
 
+@pytest.mark.parametrize("repeated", [1, 3])
 @pytest.mark.parametrize("over_seeds", [0.0, 1.0])
-def test_looking_again_and_again_finds_no_more_than_was_allowed(over_seeds: float) -> None:
+def test_looking_again_and_again_finds_no_more_than_was_allowed(over_seeds: float, repeated: int) -> None:
     """What loses exactly what is tolerated is called within in 5 % of the advice, however many seeds are asked for."""
     draw = np.random.default_rng(3)
-    words = [word_in_the_end(experiment(draw, LOOKS[-1], 5.0, over_seeds)) for _ in range(400)]
+    words = [word_in_the_end(experiment(draw, LOOKS[-1], 5.0, over_seeds, repeated)) for _ in range(400)]
     # Three standard errors of .05 in 400 are .033.
     assert words.count("within") / 400 < 0.083
     assert words.count("within") + words.count("beyond") < 80
-    alike = [word_in_the_end(experiment(draw, LOOKS[-1], 0.0, over_seeds)) for _ in range(100)]
+    alike = [word_in_the_end(experiment(draw, LOOKS[-1], 0.0, over_seeds, repeated)) for _ in range(100)]
     assert alike.count("within") > 90
 
 

@@ -58,7 +58,7 @@ def try_growth(job: "Job", lr: float, points: "Sequence[Local]") -> None:
             why = "all branches of this batch diverged from there on"
             question.left_out[question.arm_of(place).rpartition("-")[0]] = why
     job.make(lr, question.grown(lr, first), FIRST)
-    judged = judged_by(job, lr, LOOKS[0])
+    judged = judged_by(job, lr, LOOKS[0], ())
     if judged is None:
         # Without a decay to compare with there is nothing to advise.
         return
@@ -88,7 +88,7 @@ def _slower(job: "Job", lr: float) -> list[Growth]:
     """
     from bsexp.analysis.advice import hopeful
 
-    judged = judged_by(job, lr, LOOKS[0])
+    judged = judged_by(job, lr, LOOKS[0], ())
     if judged is None:
         return []
     ended = {each.arm: each for each in judged.candidates}
