@@ -195,7 +195,8 @@ class TrialRow:
     `stage`: rate (a short run at `lr`), whole (a run of the budget at `lr`), branch (a while with another batch and
     rate) or ending (`arm` to the budget's end). It began at `share` of the trunk's budget, after `samples`, and made
     `updates` of `batch_size` (its first) at `lr`. `lr_rule` and `order` as in CriticalRow. Losses in nats and
-    accuracies as shares at its end, `_ema` of averaged weights; None where it diverged.
+    accuracies as shares at its end, `_ema` of averaged weights; None where it diverged. An ending at a constant rate
+    has the means of five evaluations over the last twentieth of the budget.
     """
 
     stage: str
