@@ -274,7 +274,7 @@ def word_in_the_end(rows: list[TrialRow]) -> str:
     for look in LOOKS:
         judged = judge([row for row in rows if row.seed < look], ARMS, "val_loss", 0.25, LOOKS)
         assert judged is not None
-        if not contenders(judged, [{"decay": EVEN, "constant": EVEN, "growing": ratio(0.5)}]):
+        if not contenders(judged, [{"decay": EVEN, "constant": EVEN, "growing": ratio(0.5)}], LOOKS):
             break
     return judged.candidates[2].word
 
@@ -390,10 +390,10 @@ def test_more_seeds_go_to_what_could_be_faster(
         replace(each, worse=Estimate(means.get(each.arm, 0.0), -0.1, 0.1, 2)) for each in judged.candidates
     )
     times = [{"decay": EVEN, "a": ratio(0.5), "b": ratio(0.7)}]
-    assert contenders(replace(judged, candidates=candidates), times) == wanted
+    assert contenders(replace(judged, candidates=candidates), times, LOOKS) == wanted
     # Faster, but not for sure, or by less than a schedule of one's own is worth.
     times = [{"decay": EVEN, "a": ratio(0.98, 0.03), "b": ratio(0.995, 0.001)}]
-    assert contenders(replace(judged, candidates=candidates), times) == set()
+    assert contenders(replace(judged, candidates=candidates), times, LOOKS) == set()
 
 
 def test_more_seeds_go_to_what_saves_most_in_expectation() -> None:
@@ -405,14 +405,28 @@ def test_more_seeds_go_to_what_saves_most_in_expectation() -> None:
         for each in judged.candidates
         for mean in [lost.get(each.arm, 0.0)]
     )
-    # .025 is tolerated: chances of .5, .8045, .9303, .6743 and .9962 (Student's t at 0, 1, 2, .5 and 6.5).
+    # .025 is tolerated. A seed's spread is .0141; 18 of them tell it where their mean is below .025 by 2.1448 .0141 /
+    # sqrt(18) = .00715. It will lie .0141 sqrt(1/2 - 1/18) = .00943 around what two say: chances of .252, .609, .867,
+    # .417 and .996 (Student's t at -.758, .302, 1.363, -.228 and 6.136).
     times = {"a": 0.4, "b": 0.5, "c": 0.6, "d": 0.45, "e": 0.8}
-    # In expectation .3, .402, .372, .371 and .199 are saved.
+    # In expectation .151, .304, .347, .229 and .199 are saved.
     ratios = {"decay": EVEN, **{arm: ratio(value) for arm, value in times.items()}}
-    assert contenders(replace(judged, candidates=candidates), [ratios]) == {"decay", "b", "c", "d"}
-    # .396 of what is sure to be within.
+    assert contenders(replace(judged, candidates=candidates), [ratios], LOOKS) == {"decay", "b", "c", "d"}
+    # .396 of what is sure to be told.
     ratios["e"] = ratio(0.602)
-    assert contenders(replace(judged, candidates=candidates), [ratios]) == {"decay", "b", "e", "c"}
+    assert contenders(replace(judged, candidates=candidates), [ratios], LOOKS) == {"decay", "b", "e", "c"}
+
+
+@pytest.mark.parametrize(("seeds", "lost", "worth"), [(4, 0.0245, True), (8, 0.0245, False), (8, 0.021, True)])
+def test_what_further_seeds_will_hardly_tell_gets_none(seeds: int, lost: float, worth: bool) -> None:
+    # A seed's spread is .02 where .025 is tolerated: at 18 seeds the mean has to be below .0149. At four seeds it lies
+    # .0088 around .0245 (t(5) -1.09: .163), at eight .0053 (t(9) -1.82: .051; from .021 on -1.16: .138).
+    reach = 0.02 * scipy.stats.t.isf(0.05, seeds + 1) / math.sqrt(seeds)
+    judged = judged_as({"a": "unclear"})
+    known = replace(judged.candidates[1], worse=Estimate(lost, lost - reach, lost + reach, seeds))
+    times = [{"decay": EVEN, "a": ratio(0.5)}]
+    found = contenders(replace(judged, candidates=(judged.candidates[0], known)), times, LOOKS)
+    assert found == ({"a", "decay"} if worth else set())
 
 
 def test_without_a_margin_more_seeds_go_to_what_ends_no_worse_than_the_constant_rate() -> None:
@@ -423,7 +437,7 @@ def test_without_a_margin_more_seeds_go_to_what_ends_no_worse_than_the_constant_
     )
     # Decaying brings .1, for all that is known.
     times = [{"decay": EVEN, "a": ratio(0.5), "b": ratio(0.7)}]
-    assert contenders(replace(judged, candidates=candidates), times) == {"b", "decay"}
+    assert contenders(replace(judged, candidates=candidates), times, LOOKS) == {"b", "decay"}
 
 
 def test_other_rates_are_tried_where_the_first_gave_hope() -> None:

@@ -24,8 +24,8 @@ from bsexp.records import TrialRow
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
-# As many candidates get more seeds, beside the best one so far.
-CONTENDERS = 3
+# As many candidates get more seeds, beside the best one so far, if these tell them within with more than this chance.
+CONTENDERS, LEAST_CHANCE = 3, 0.1
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
 DECAY, CONSTANT = "decay", "constant"
@@ -67,7 +67,7 @@ def judge(
     later seeds are on the other side of the margin. Seeds count from 0. A candidate's other orders count from the
     second look on: they are made of what the first one left open.
     """
-    levels = dict(zip(looks, one_sided_levels(tuple(looks), (1 - LEVEL) / 2, spent_evenly), strict=True))
+    levels = _levels(looks)
     judged = None
     for look in looks:
         mine = [row for row in rows if row.seed < look and (look > looks[0] or in_first_look(row))]
@@ -75,6 +75,11 @@ def judge(
         if judged is None:
             break
     return judged
+
+
+def _levels(looks: Sequence[int]) -> dict[int, float]:
+    """The one-sided level of each look: together that of an interval at LEVEL."""
+    return dict(zip(looks, one_sided_levels(tuple(looks), (1 - LEVEL) / 2, spent_evenly), strict=True))
 
 
 def in_first_look(row: TrialRow) -> bool:
@@ -248,32 +253,42 @@ def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:
     return found.worse is not None and found.worse.mean <= judged.effect.mean
 
 
-def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]]) -> set[str]:
+def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]], looks: Sequence[int]) -> set[str]:
     """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
-    hangs on more seeds. `times`: by machine, the candidates' times over that of decay.
+    hangs on more seeds. `times`: by machine, the candidates' times over that of decay. `looks`: as for `judge`.
 
-    Of what might save more it is those that save most in expectation: what is fastest often lies near the edge of the
-    tolerance, where no number of seeds tells its word.
+    Of what might save more it is those that save most in expectation, by the chance that the seeds of the last look
+    tell them within: what is fastest often lies near the edge of the tolerance, where no number of seeds tells.
     """
     found: set[str] = set()
+    last, level = list(_levels(looks).items())[-1]
     ends = {each.arm: each.worse for each in judged.candidates if each.worse}
     # Without a margin: what isn't worse than the constant rate.
     most = judged.effect.mean if judged.margin is None else judged.margin
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        likely = [arm for arm in unclear if ends[arm].mean <= most]
-        if likely:
-            saved = {arm: (ratios[best].value - ratios[arm].value) * _chance(ends[arm], most) for arm in likely}
-            found |= {best, *sorted(likely, key=lambda arm: -saved[arm])[:CONTENDERS]}
+        chances = {arm: _chance(ends[arm], most, last, level) for arm in unclear if ends[arm].mean <= most}
+        saved = {
+            arm: (ratios[best].value - ratios[arm].value) * chance
+            for arm, chance in chances.items()
+            if chance > LEAST_CHANCE
+        }
+        if saved:
+            found |= {best, *sorted(saved, key=lambda arm: -saved[arm])[:CONTENDERS]}
     return found
 
 
-def _chance(worse: Estimate, most: float) -> float:
-    """Of a candidate to lose no more than `most`, by what its seeds say."""
+def _chance(worse: Estimate, most: float, num: int, level: float) -> float:
+    """That `num` seeds tell a candidate to lose no more than `most`, at a one-sided level, by what those so far say.
+
+    The predictive probability where nothing was known before (Spiegelhalter, Freedman & Blackburn 1986).
+    """
     assert worse.high is not None
     freedom = STEADY + worse.num - 1
-    error = (worse.high - worse.mean) / float(stdtrit(freedom, (1 + LEVEL) / 2))
-    return float(stdtr(freedom, (most - worse.mean) / error)) if error else 1.0
+    spread = (worse.high - worse.mean) / float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(worse.num)
+    bound = most + float(stdtrit(STEADY + num - 1, level)) * spread / math.sqrt(num)
+    ahead = spread * math.sqrt(1 / worse.num - 1 / num) if num > worse.num else 0.0
+    return float(stdtr(freedom, (bound - worse.mean) / ahead)) if ahead else float(worse.mean <= bound)
 
 
 def _best(judged: Judgement, ratios: Mapping[str, Modelled]) -> tuple[str, list[str]]:

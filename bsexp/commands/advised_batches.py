@@ -146,7 +146,7 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
     known: set[tuple[Any, ...]] = set()
     for before, look in pairwise(LOOKS):
         judged = judged_by(job, lr, before, known)
-        arms = set() if judged is None else contenders(judged, times)
+        arms = set() if judged is None else contenders(judged, times, LOOKS)
         trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
         trials += question.repeated(trial for trial in trials if trial.arm in arms - {DECAY})
         cost = job.cost(trials, range(look))
