@@ -47,7 +47,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Judgement:
     """All candidates, the usual decay first. `effect`: what decaying brings over the constant rate; `margin`: what may
-    be lost of it, None where it isn't shown to bring anything. `sd`: of a candidate's difference, over seeds.
+    be lost of it, None where it isn't shown to bring anything. `sd`: of the difference of
+    a candidate's training from one of decay, over seeds.
     """
 
     metric: str
@@ -113,8 +114,8 @@ def _look(
     # What was tested at an earlier look: without a margin nothing was, nor what had no interval.
     tested = [each for each in known.candidates if each.worse and each.worse.low is not None] if known else []
     told = {each.arm: each.word for each in tested}
-    # Of single trainings.
-    spreads = []
+    # Of a single training's difference from a single one of decay, each.
+    variances = []
     # A training of a candidate is taken to differ from order to order as one of decay does. What went its own way for
     # longer differs more; how much is told by what parted there.
     bound = math.inf if margin is None else effect.mean
@@ -133,7 +134,7 @@ def _look(
         if worse.mean > bound:
             judged.append(Candidate(arm, Estimate(worse.mean, None, None, worse.num), "beyond"))
             continue
-        spreads.append(worse.spread / math.sqrt(1 / found.repeated + 1 / decay.repeated))
+        variances.append(worse.spread**2 + found.saved + decay.saved)
         # What is lost beyond the tolerated share of the effect of the same seeds: that share isn't known exactly.
         lost = _contrast([(1.0, found), (tolerance - 1.0, decay), (-tolerance, constant)])
         word = told.get(arm, "unclear")
@@ -144,7 +145,7 @@ def _look(
         if (word == "within" and lost.mean > 0) or (word == "beyond" and lost.mean <= 0):
             word = "unclear"
         judged.append(Candidate(arm, worse.estimate, word))
-    sd = math.sqrt(2) * (median(spreads) if spreads else decay.deviation)
+    sd = math.sqrt(median(variances)) if variances else decay.deviation * math.sqrt(2)
     return Judgement(metric, effect, margin, sd, tuple(judged))
 
 
@@ -173,6 +174,11 @@ class _Ends:
     def expected(self) -> float:
         """The variance of a seed's mean over its orders."""
         return self.deviation**2 / self.repeated
+
+    @property
+    def saved(self) -> float:
+        """The variance that this mean has less than a single training."""
+        return self.deviation**2 - self.expected
 
 
 def _diverged(costs: Mapping[int, Sequence[float]]) -> bool:
@@ -267,7 +273,8 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]], looks
     most = judged.effect.mean if judged.margin is None else judged.margin
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        chances = {arm: _chance(ends[arm], most, last, level) for arm in unclear if ends[arm].mean <= most}
+        open_ = [arm for arm in unclear if ends[arm].mean <= most and ends[arm].num < last]
+        chances = {arm: _chance(ends[arm], most, last, level) for arm in open_}
         saved = {
             arm: (ratios[best].value - ratios[arm].value) * chance
             for arm, chance in chances.items()
@@ -331,7 +338,7 @@ def choose(judged: Judgement | None, ratios: Mapping[str, Modelled]) -> Choice:
         return Choice(None, f"{why} (more --epochs, or a task with less noise, would settle it)", ())
     best, unclear = _best(judged, ratios)
     if best == DECAY and unclear:
-        return Choice(None, "what might save time can't be told from noise by so few seeds", tuple(unclear))
+        return Choice(None, "what might save time can't be told from noise by these seeds", tuple(unclear))
     why = "the least time of all that are within the tolerance"
     if best == DECAY:
         why = "nothing that is within the tolerance takes less time"

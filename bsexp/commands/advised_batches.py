@@ -6,7 +6,6 @@ The one rule: two seeds of everything come first; what time is left goes to what
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bsexp.console import duration
@@ -17,8 +16,10 @@ from bsexp.sweep.advising import (
     ENDING,
     FIRST,
     LOOKS,
+    ORDERS,
     SLOWER,
     Growth,
+    Trial,
     key_of,
 )
 from bsexp.sweep.critical import RULES
@@ -134,8 +135,9 @@ def judged_by(
 def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers: Sequence[int]) -> None:
     """More seeds, from look to look, of what the advice hangs on, as long as it does and there is time.
 
-    What they are for is decided by what was made for the looks before, whatever else there is already: asked again, it
-    decides alike.
+    What is known by the fewest seeds comes to its next look first; what goes on from the trunk is repeated in other
+    orders, if there is time for these. What they are for is decided by what was made for the looks before, whatever
+    else there is already: asked again, it decides alike.
     """
     from bsexp.analysis.advice import contenders
 
@@ -144,19 +146,30 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
     times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
     every = [*question.endings(lr), *question.grown(lr, growths)]
     known: set[tuple[Any, ...]] = set()
-    for before, look in pairwise(LOOKS):
-        judged = judged_by(job, lr, before, known)
-        arms = set() if judged is None else contenders(judged, times, LOOKS)
+    furthest = LOOKS[0]
+    while (judged := judged_by(job, lr, furthest, known)) and (arms := contenders(judged, times, LOOKS)):
+        unclear = [each.worse for each in judged.candidates if each.arm in arms and each.word == "unclear"]
+        look = next(look for look in LOOKS if look > min(worse.num for worse in unclear if worse))
         trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
-        trials += question.repeated(trial for trial in trials if trial.arm in arms - {DECAY})
-        cost = job.cost(trials, range(look))
+        others = question.repeated(trial for trial in trials if trial.arm in arms - {DECAY})
         named = f"{look} seeds of {', '.join(sorted(arms))}"
-        if not arms or (cost and not job.there_is_time(f"{named} at {lr:g}", cost)):
+        ways = {f"{named}, in {len(ORDERS)} orders": [*trials, *others]} if others else {}
+        made = next((way for told, way in {**ways, named: trials}.items() if _made(job, lr, way, look, told)), None)
+        if made is None:
             break
-        if cost:
-            job.talk.note(f"{named}: about {duration(cost)}")
-            job.make(lr, trials, range(look))
-        known |= {trial.key(seed) for trial in trials for seed in range(look)}
+        known |= {trial.key(seed) for trial in made for seed in range(look)}
+        furthest = max(furthest, look)
+
+
+def _made(job: "Job", lr: float, trials: Sequence[Trial], num: int, named: str) -> bool:
+    """Whether the first `num` seeds of `trials` are there, made now if there is time."""
+    cost = job.cost(trials, range(num))
+    if cost:
+        if not job.there_is_time(f"{named}, at {lr:g}", cost):
+            return False
+        job.talk.note(f"{named}: about {duration(cost)}")
+        job.make(lr, trials, range(num))
+    return True
 
 
 def _ratios(

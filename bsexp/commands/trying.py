@@ -25,6 +25,7 @@ from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import (
     BRANCH,
     ENDING,
+    EVALUATIONS,
     FIRST,
     RATE,
     WHAT,
@@ -81,6 +82,7 @@ class Job:
         # Trials of one kind of machine are never compared with another's.
         made_with = {"gpu": gpu, "threads": self.trying.threads, "deterministic": surroundings.deterministic}
         made_with["torch"] = describe_machine()["torch"]
+        made_with["evaluations"] = EVALUATIONS
         self.kept: Branches[TrialRow] = trial_branches(place.trials, {**self.settings, **made_with})
         self.metric = str(values.get("metric", OPTIONS["metric"].default))
         self.tolerance = float(values.get("tolerance", OPTIONS["tolerance"].default))

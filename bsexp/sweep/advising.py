@@ -25,7 +25,7 @@ FIRST = range(LOOKS[0])
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
 MULTIPLIERS = (4, 16)
-# Orders of samples in which some trainings are repeated: their spread is the noise of all the others.
+# Orders of samples in which some trainings are repeated: what decay does in them tells the noise of all.
 ORDERS = (0, 1, 2)
 # A constant rate's loss jumps from update to update, by more than what may be lost: so many evaluations say its end.
 EVALUATIONS = 5
