@@ -188,6 +188,7 @@ def test_the_state_kept_last_is_taken_unless_it_is_damaged(tmp_path: Path) -> No
     for samples in (8, 40, 100):
         trunks.keep("a" * 32, samples, b"state %d" % samples)
     trunks.keep("b" * 32, 60, b"another's")
+    assert [trunks.reached("a" * 32, samples) for samples in (7, 8, 99, 1000)] == [0, 8, 40, 100]
     assert trunks.latest("a" * 32, 99) == b"state 40"
     assert trunks.latest("a" * 32, 100) == b"state 100"
     damaged = next((tmp_path / "trunks").glob("a*-100.pt"))
@@ -539,7 +540,7 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
 
     made.kept = SimpleNamespace(rows=[])  # type: ignore[assignment]
     monkeypatch.setattr(made, "make", make)
-    monkeypatch.setattr(made, "cost", lambda trials, seeds: 1.0)
+    monkeypatch.setattr(made, "cost", lambda lr, trials, seeds: 1.0)
     monkeypatch.setattr(made, "there_is_time", lambda what, cost: True)
     make(lr, first, (0, 1))
     put_table(tmp_path)
@@ -560,8 +561,10 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
     assert (len(made.kept.rows), asked) == (rows, again)
 
 
-def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations() -> None:
-    asked = question()
+@pytest.mark.parametrize(("batch_size", "number"), [(8, 5), (64, 3)])
+def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations(batch_size: int, number: int) -> None:
+    """Five, or one after each update where these are fewer."""
+    asked = question(batch_size=batch_size)
     rows: list[TrialRow] = []
     making = Making("advise", Surroundings("cpu", 1, False, True))
     trials = [each for each in asked.endings(0.05) if each.arm in ("constant", "decay") and not each.order]
@@ -569,12 +572,28 @@ def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations() -> None:
     for each in rows:
         config = RunConfig(**{**asked.candidates(0.05, ())[each.arm].model_dump(), "evals": 100})
         whole = Training(config, data=prepare(config, load_images("digits")), device="cpu")
-        # In hundredths of the budget.
+        # In hundredths of the budget, 2,400 samples.
         every = [record for record in whole if isinstance(record, EvalRow)]
-        assert len(every) == 101
-        last = every[-5:] if each.arm == "constant" else every[-1:]
+        last = [record for record in every if record.samples >= (2304 if each.arm == "constant" else 2400)]
+        assert len(last) == (number if each.arm == "constant" else 1)
         for name in ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema"):
             assert getattr(each, name) == pytest.approx(fmean(getattr(one, name) for one in last), rel=1e-6)
+
+
+def test_what_is_kept_of_a_trunk_costs_no_time_again(tmp_path: Path) -> None:
+    made, lr = job(tmp_path), 0.05
+    put_table(tmp_path)
+    made.table = HardwareTable.of(read_hardware(tmp_path / "hardware.csv"))
+    trials = [each for each in made.question.endings(lr) if each.arm == "growing"]
+    whole = made.cost(lr, trials, range(2))
+    alone = sum(map(made.seconds, trials))
+    trunk = made.seconds_of(made.question.run("fixed-small", lr))
+    assert whole == pytest.approx(2 * (alone + 0.8 * trunk))
+    # Half of one seed's trunk is there.
+    config = RunConfig(**{**made.question.run("fixed-small", lr).model_dump(), "seed": 1})
+    made.trunks.keep(config.hash, 1200, b"state")
+    assert made.cost(lr, trials, range(2)) == pytest.approx(whole - 0.5 * trunk)
+    assert made.cost(0.1, trials, range(2)) == whole
 
 
 def trial_row(

@@ -77,7 +77,7 @@ def try_growth(job: "Job", lr: float, points: "Sequence[Local]") -> None:
 def _try_more(job: "Job", lr: float, growths: Sequence[Growth], which: str, told: str) -> None:
     """Make what goes on with `growths`, if there is time; `which` is remembered, and the user `told`."""
     trials = job.question.grown(lr, growths)
-    cost = job.cost(trials, FIRST)
+    cost = job.cost(lr, trials, FIRST)
     if cost and job.there_is_time(which, cost):
         job.talk.note(f"{told}: about {duration(cost)}")
         job.make(lr, trials, FIRST)
@@ -163,7 +163,7 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
 
 def _made(job: "Job", lr: float, trials: Sequence[Trial], num: int, named: str) -> bool:
     """Whether the first `num` seeds of `trials` are there, made now if there is time."""
-    cost = job.cost(trials, range(num))
+    cost = job.cost(lr, trials, range(num))
     if cost:
         if not job.there_is_time(f"{named}, at {lr:g}", cost):
             return False

@@ -34,8 +34,9 @@ from bsexp.sweep.advising import (
     Trial,
     key_of,
     make_trials,
+    seeded,
 )
-from bsexp.sweep.branching import Making, devices_for
+from bsexp.sweep.branching import Making, begins, devices_for
 from bsexp.sweep.configs import MODEL_SOURCE, kept_settings
 from bsexp.sweep.devices import num_cores, on_gpu
 from bsexp.sweep.environment import describe_machine
@@ -165,22 +166,23 @@ class Job:
     def _minutes(self) -> float:
         return float(self.values.get("minutes", OPTIONS["minutes"].default))
 
-    def cost(self, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
-        """Seconds of those of `trials` that are missing, with the trunks that they begin from, about."""
-        total, every = 0.0, self._missing(trials, seeds)
-        for missing in every:
-            trunk = self.question.run("fixed-small", missing[0].config.lr)
-            end = max(trial.share for trial in missing)
-            total += sum(map(self.seconds, missing)) + end * self.seconds_of(trunk)
+    def cost(self, lr: float, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
+        """About how many seconds those of `trials` take that are missing, with what their trunks at `lr` lack."""
+        total, every, question = 0.0, self._missing(trials, seeds), self.question
+        for seed, missing in every.items():
+            trunk = seeded(question.run("fixed-small", lr), seed)
+            end = begins(trunk, max(trial.share for trial in missing), question.num_train)
+            rest = end - self.trunks.reached(trunk.hash, end)
+            total += sum(map(self.seconds, missing)) + rest / question.total_samples * self.seconds_of(trunk)
         # One seed is one trunk: nothing runs beside it.
         return total * self.abreast / min(self.abreast, len(every)) if every else 0.0
 
-    def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> list[list[Trial]]:
+    def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> dict[int, list[Trial]]:
         """Those of `trials` that aren't made yet, for each seed that has some."""
         made = {key_of(row) for row in self.kept.rows}
         every = list(trials)
-        found = [[trial for trial in every if trial.key(seed) not in made] for seed in seeds]
-        return [missing for missing in found if missing]
+        found = {seed: [trial for trial in every if trial.key(seed) not in made] for seed in seeds}
+        return {seed: missing for seed, missing in found.items() if missing}
 
     def prepare(self, lr: float | None) -> None:
         """Say how long the first two seeds take; UsageError where that is longer than what is left of the minutes.
@@ -242,13 +244,13 @@ class Job:
 
     def make(self, lr: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
         """Make those of `trials` that are missing, with how much of them is done shown."""
-        cost = self.cost(trials, seeds)
+        cost = self.cost(lr, trials, seeds)
         if not cost:
             return
         making = Making(WHAT, self.trying, None, self.trunks)
         spent, began, done = self.seconds_spent, time.monotonic(), 0.0
         # Trunks pass beside their trials, which alone are heard of.
-        whole = sum(self.seconds(trial) for missing in self._missing(trials, seeds) for trial in missing)
+        whole = sum(self.seconds(trial) for missing in self._missing(trials, seeds).values() for trial in missing)
         self.begin()
         try:
             with Meter(self.talk, WHAT, cost).shown() as meter:

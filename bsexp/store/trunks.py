@@ -23,11 +23,19 @@ class Trunks:
     def _file(self, config_hash: str, samples: int) -> Path:
         return self.folder / f"{config_hash[:16]}-{samples}.pt"
 
-    def latest(self, config_hash: str, samples: int) -> bytes | None:
-        """The state after the most samples up to `samples`, as it was kept; None where there is none that is whole."""
+    def _places(self, config_hash: str, samples: int) -> list[int]:
+        """Up to `samples` after how many there are states, falling."""
         prefix = f"{config_hash[:16]}-"
         places = [int(file.stem.removeprefix(prefix)) for file in self.folder.glob(f"{prefix}*.pt")]
-        for place in sorted((place for place in places if place <= samples), reverse=True):
+        return sorted((place for place in places if place <= samples), reverse=True)
+
+    def reached(self, config_hash: str, samples: int) -> int:
+        """The samples of the state that `latest` would return if it is whole; 0 where there is none."""
+        return next(iter(self._places(config_hash, samples)), 0)
+
+    def latest(self, config_hash: str, samples: int) -> bytes | None:
+        """The state after the most samples up to `samples`, as it was kept; None where there is none that is whole."""
+        for place in self._places(config_hash, samples):
             payload = self._file(config_hash, place).read_bytes()
             digest, content = payload[:DIGEST], payload[DIGEST:]
             if hashlib.sha256(content).digest() == digest:

@@ -283,10 +283,10 @@ def make_trials(
     made = {key_of(row) for row in done}
     works = []
     for seed in seeds:
-        trunk = _seeded(question.run("fixed-small", lr), seed)
+        trunk = seeded(question.run("fixed-small", lr), seed)
         missing = sorted((trial for trial in trials if trial.key(seed) not in made), key=lambda trial: trial.share)
         branches = [
-            Branch(each.share, _seeded(each.config, seed), each.order, (each,), each.evaluations) for each in missing
+            Branch(each.share, seeded(each.config, seed), each.order, (each,), each.evaluations) for each in missing
         ]
         works.append(Work(f"seed {seed}", trunk, tuple(branches)))
 
@@ -297,7 +297,8 @@ def make_trials(
     return make_branches(works, making, devices, ended, tell)
 
 
-def _seeded(config: RunConfig, seed: int) -> RunConfig:
+def seeded(config: RunConfig, seed: int) -> RunConfig:
+    """The same run with another seed."""
     return RunConfig(**{**config.model_dump(), "seed": seed})
 
 
