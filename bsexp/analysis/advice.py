@@ -24,7 +24,7 @@ from bsexp.records import TrialRow
 # Degrees of freedom that repetitions in other orders are given beside those of the seeds: few, for they don't know how
 # seeds differ. With 2, intervals of two or three seeds drawn from grids of whole runs held in 86 to 92 %.
 STEADY = 2
-# As many candidates get more seeds, beside the best one so far, if these tell them within with more than this chance.
+# As many candidates get more seeds, if these tell them within with more than this chance.
 CONTENDERS, LEAST_CHANCE = 3, 0.1
 # Less saved isn't worth a schedule of one's own.
 LEAST_SAVED = 0.01
@@ -260,11 +260,12 @@ def hopeful(found: Candidate | None, judged: Judgement, smaller: bool) -> bool:
 
 
 def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]], looks: Sequence[int]) -> set[str]:
-    """What would be recommended and what might save more but isn't told from noise, on each machine; none where nothing
-    hangs on more seeds. `times`: by machine, the candidates' times over that of decay. `looks`: as for `judge`.
+    """What might save more than what is within the tolerance already, on each machine, but isn't told from noise; none
+    where nothing hangs on more seeds. `times`: by machine, the candidates' times over that of decay. `looks`: as for
+    `judge`.
 
-    Of what might save more it is those that save most in expectation, by the chance that the seeds of the last look
-    tell them within: what is fastest often lies near the edge of the tolerance, where no number of seeds tells.
+    It is those that save most in expectation, by the chance that the seeds of the last look tell them within: what is
+    fastest often lies near the edge of the tolerance, where no number of seeds tells.
     """
     found: set[str] = set()
     last, level = list(_levels(looks).items())[-1]
@@ -280,8 +281,7 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]], looks
             for arm, chance in chances.items()
             if chance > LEAST_CHANCE
         }
-        if saved:
-            found |= {best, *sorted(saved, key=lambda arm: -saved[arm])[:CONTENDERS]}
+        found |= set(sorted(saved, key=lambda arm: -saved[arm])[:CONTENDERS])
     return found
 
 
@@ -299,12 +299,13 @@ def _chance(worse: Estimate, most: float, num: int, level: float) -> float:
 
 
 def _best(judged: Judgement, ratios: Mapping[str, Modelled]) -> tuple[str, list[str]]:
-    """The candidate with the least time of those that are within the tolerance, decay where none saves any; and what
-    isn't told from noise and would save more, by rising time.
+    """The candidate with the least time of those that are within the tolerance, of equally fast ones the one that loses
+    least, decay where none saves any; and what isn't told from noise and would save more, by rising time.
     """
+    lost = {each.arm: each.worse.mean for each in judged.candidates if each.worse}
     words = {candidate.arm: candidate.word for candidate in judged.candidates}
     within = [arm for arm, word in words.items() if word == "within" and _saves(ratios[arm])]
-    best = min(within, key=lambda arm: ratios[arm].value, default=DECAY)
+    best = min(within, key=lambda arm: (ratios[arm].value, lost[arm]), default=DECAY)
     most = ratios[best].value * (1 - LEAST_SAVED)
     unclear = [
         arm

@@ -148,10 +148,10 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
     known: set[tuple[Any, ...]] = set()
     furthest = LOOKS[0]
     while (judged := judged_by(job, lr, furthest, known)) and (arms := contenders(judged, times, LOOKS)):
-        unclear = [each.worse for each in judged.candidates if each.arm in arms and each.word == "unclear"]
-        look = next(look for look in LOOKS if look > min(worse.num for worse in unclear if worse))
+        fewest = min(each.worse.num for each in judged.candidates if each.arm in arms and each.worse)
+        look = next(look for look in LOOKS if look > fewest)
         trials = [trial for trial in every if trial.arm in {*arms, DECAY, CONSTANT}]
-        others = question.repeated(trial for trial in trials if trial.arm in arms - {DECAY})
+        others = question.repeated(trial for trial in trials if trial.arm in arms)
         named = f"{look} seeds of {', '.join(sorted(arms))}"
         ways = {f"{named}, in {len(ORDERS)} orders": [*trials, *others]} if others else {}
         made = next((way for told, way in {**ways, named: trials}.items() if _made(job, lr, way, look, told)), None)
