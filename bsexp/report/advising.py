@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from bsexp.analysis.advice import CONSTANT, DECAY, Candidate, Choice, Judgement
 from bsexp.analysis.hardware import Modelled
@@ -271,24 +272,26 @@ def _mark(  # type: ignore[no-untyped-def]
 def _name(  # type: ignore[no-untyped-def]
     axes, shown: Sequence[Candidate], named: Sequence[str], machine: Machine, scale: float
 ) -> None:
-    """Names above their marks or, where that of the one before stands there, below. Limits must be final."""
-    before: tuple[float, float] | None = None
-    for each in sorted(shown, key=lambda each: machine.ratios[each.arm].value):
-        assert each.worse is not None
-        place = (machine.ratios[each.arm].value, scale * each.worse.mean)
-        x, y = axes.transData.transform(place)
+    """Names beside their marks, where they cover no other mark and no other name. Limits must be final."""
+    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()
+    places = {each.arm: (machine.ratios[each.arm].value, scale * each.worse.mean) for each in shown if each.worse}
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in map(axes.transData.transform, places.values())]
+    for arm, place in sorted(places.items(), key=lambda item: item[1]):
         text = axes.annotate(
-            short(each.arm),
+            short(arm),
             place,
-            xytext=(8, 7),
+            xytext=(0, 0),
             textcoords="offset points",
-            color=look(named.index(each.arm)).text,
+            color=look(named.index(arm)).text,
             fontsize=9.5,
             zorder=7,
         )
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-        size = text.get_window_extent(FigureCanvasAgg(axes.get_figure(root=True)).get_renderer())
-        if before is not None and x < before[0] and abs(y - before[1]) < 1.5 * size.height:
-            text.set_position((8, -15))
-        else:
-            before = (size.x1, y)
+        # Where nothing is free, the first.
+        for side, height in (*((side, height) for side in ("left", "right") for height in (7, -15)), ("left", 7)):
+            text.set_position((8 if side == "left" else -8, height))
+            text.set_horizontalalignment(side)
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
