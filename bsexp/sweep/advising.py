@@ -20,7 +20,7 @@ from bsexp.sweep.critical import RULES
 
 WHAT = "advise"
 # Numbers of seeds at which the trials are looked at: the first of all trials, later ones of what the advice hangs on.
-LOOKS = (2, 4, 8, 12, 18)
+LOOKS = (2, 4, 8, 12)
 FIRST = range(LOOKS[0])
 # Shares of the budget at which branches begin, and the share that each of them takes.
 SHARES, BRANCH_SHARE = (0.05, 0.2, 0.5, 0.8), 0.05
