@@ -196,7 +196,7 @@ class TrialRow:
     rate) or ending (`arm` to the budget's end). It began at `share` of the trunk's budget, after `samples`, and made
     `updates` of `batch_size` (its first) at `lr`. `lr_rule` and `order` as in CriticalRow. Losses in nats and
     accuracies as shares at its end, `_ema` of averaged weights; None where it diverged. An ending at a constant rate
-    has the means of five evaluations over the last twentieth of the budget, of fewer where there are as few updates.
+    has the means of five evaluations over the last eightieth of the budget, of fewer where there are as few updates.
     """
 
     stage: str

@@ -561,7 +561,7 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
     assert (len(made.kept.rows), asked) == (rows, again)
 
 
-@pytest.mark.parametrize(("batch_size", "number"), [(8, 5), (64, 3)])
+@pytest.mark.parametrize(("batch_size", "number"), [(4, 5), (8, 4)])
 def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations(batch_size: int, number: int) -> None:
     """Five, or one after each update where these are fewer."""
     asked = question(batch_size=batch_size)
@@ -570,11 +570,11 @@ def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations(batch_size: in
     trials = [each for each in asked.endings(0.05) if each.arm in ("constant", "decay") and not each.order]
     make_trials(asked, 0.05, trials, (), [0], making, ["cpu"], lambda row, _: rows.append(row), str)
     for each in rows:
-        config = RunConfig(**{**asked.candidates(0.05, ())[each.arm].model_dump(), "evals": 100})
+        config = RunConfig(**{**asked.candidates(0.05, ())[each.arm].model_dump(), "evals": 400})
         whole = Training(config, data=prepare(config, load_images("digits")), device="cpu")
-        # In hundredths of the budget, 2,400 samples.
+        # After each six of 2,400 samples.
         every = [record for record in whole if isinstance(record, EvalRow)]
-        last = [record for record in every if record.samples >= (2304 if each.arm == "constant" else 2400)]
+        last = [record for record in every if record.samples >= (2376 if each.arm == "constant" else 2400)]
         assert len(last) == (number if each.arm == "constant" else 1)
         for name in ("val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema"):
             assert getattr(each, name) == pytest.approx(fmean(getattr(one, name) for one in last), rel=1e-6)
