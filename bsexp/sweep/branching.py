@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from bsexp.engine.gradients import Looking
 
 CONTEXT = multiprocessing.get_context("spawn")
-# Several evaluations of a branch lie within this share of its trunk's budget, the last one at the branch's end. At a
-# constant rate the loss falls towards the end of an epoch: over a twentieth it is a tenth of what decaying brings higher.
+# Several evaluations of a branch lie within this share of its budget, the last one at its end. At a constant rate the
+# loss falls towards the end of an epoch: over a twentieth it is higher by a tenth of what decaying brings.
 CLOSING = 0.0125
 # What they are the mean of.
 MEASURED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_loss_ema", "val_accuracy_ema")
