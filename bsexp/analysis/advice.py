@@ -274,7 +274,7 @@ def contenders(judged: Judgement, times: Sequence[Mapping[str, Modelled]], looks
     most = judged.effect.mean if judged.margin is None else judged.margin
     for ratios in times:
         best, unclear = _best(judged, ratios)
-        open_ = [arm for arm in unclear if ends[arm].mean <= most and ends[arm].num < last]
+        open_ = [arm for arm in unclear if ends[arm].num < last]
         chances = {arm: _chance(ends[arm], most, last, level) for arm in open_}
         saved = {
             arm: (ratios[best].value - ratios[arm].value) * chance
