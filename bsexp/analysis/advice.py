@@ -47,8 +47,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Judgement:
     """All candidates, the usual decay first. `effect`: what decaying brings over the constant rate; `margin`: what may
-    be lost of it, None where it isn't shown to bring anything. `sd`: of the difference of
-    a candidate's training from one of decay, over seeds.
+    be lost of it, None where it isn't shown to bring anything. `sd`: of the difference of a
+    candidate's training from one of decay, over seeds.
     """
 
     metric: str
