@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 import tomli_w
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch.utils.data import DataLoader, TensorDataset
 
 from bsexp.analysis.advice import Choice, Judgement, judge
@@ -251,6 +252,24 @@ def test_the_figure_names_what_nothing_beats_and_leaves_out_what_is_far_above() 
     assert any("Far above the frame: 1." in text for text in texts(figure))
 
 
+def test_the_figures_names_cover_no_mark_and_no_other_name() -> None:
+    # Up and to the right of a mark, where a name is put first, is decay's; beside it a name that is put there, too.
+    rows = endings()
+    for arm, more in (("as-good", -0.008), ("fast", 0.012), ("faster", 0.016)):
+        rows += [row(arm, seed, mean + more, share=0.2) for seed, mean in enumerate((0.51, 0.61))]
+    judged = judge(rows, ["decay", "constant", "as-good", "fast", "faster"], "val_loss", 0.25, LOOKS)
+    assert judged is not None
+    ratios = {"as-good": ratio(0.95), "fast": ratio(0.52), "faster": ratio(0.5), "decay": EVEN, "constant": EVEN}
+    figure = advice_figure(judged, [Machine("here", 64, {}, ratios)], Choice("fast", "", ()))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == set(ratios)
+    names = [text.get_window_extent(renderer) for text in axes.texts]
+    marks = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1]
+    assert not [name for name in names for mark in marks if name.contains(*mark)]
+    assert not [pair for pair in combinations(names, 2) if pair[0].overlaps(pair[1])]
+
+
 @pytest.mark.parametrize("mean", [-0.02, 0.02])
 def test_the_headline_says_better_for_what_is_better(mean: float) -> None:
     judged = judge(endings((mean, mean)), ARMS, "val_loss", 0.25, LOOKS)
@@ -356,6 +375,7 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
 
 OWN_NET = """
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 def net(image_shape, num_classes):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, {width}), torch.nn.ReLU(),
