@@ -253,6 +253,7 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         "arms": len(arms),
         "seeds": len(ends[DECAY]),
         "learning_rate": lr,
+        "seconds": advice["seconds"],
         "margin": margin,
         "effect": best["constant"] - best[DECAY],
         "machines": machines,
@@ -366,7 +367,7 @@ which for the advice runs `bsexp advise --hardware results/advise/gpu-like.csv -
 `TASK-grid.csv.gz` has how each run ended (what is there is not made again), `TASK-trials.csv.gz` what the
 advice was made from, `TASK.json` the numbers below. The first table:
 
-- `here`: 2 cores of an x86-64 processor, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
+- `here`: 2 cores of an Intel Xeon, measured; `gpu-like`: made up, {fixed:g} ms an update and {sample:g}
   microseconds a sample, where large batches pay. Times are relative to decay's.
 - The loss of the advised schedule is that above decay at its best rate, in nats of validation loss; tolerated is a
   quarter of what decaying brings.
@@ -380,9 +381,7 @@ Some of how `advise` works was changed after grids had been seen, whose seeds ar
 Half rates are tried since the first advice for cifar had missed its fastest schedule. A constant rate's end is the mean
 of several evaluations, and what an advice hangs on is brought to its end in several orders, since 12 seeds of
 `grow-64-at-50-linear` for fashion-adamw, +0.0096 [+0.0037, +0.0156], had not told it from what isn't tolerated (another
-processor's had); `hybrid`, .94 and .90 of the time, was advised. cifar's rows are still those of the advice before the
-last change, and of nine of its grid's seeds. The trials of fashion and fashion-adamw were begun under intermediate
-versions; what today's would not have made was taken out, and what it lacked made.
+processor's had); `hybrid`, .94 and .90 of the time, was advised.
 """
 
 
@@ -412,16 +411,18 @@ def write_tables() -> None:
     lines += [
         "",
         "Samples that the advice trained, of the grid's: of its runs, each trained whole, and of what a sweep trains",
-        "that makes a beginning once for all runs that share it. No interval is stated for what ended worse than the",
-        "constant rate.",
+        "that makes a beginning once for all runs that share it. The advice looked for its rate; the grid was told it,",
+        "and has three. No interval is stated for what ended worse than the constant rate. Minutes: of trials.",
         "",
-        "| task | learning rate | the grid's seeds | 90 % intervals that held | of its runs | of what was trained |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| task | learning rate | minutes | the grid's seeds | 90 % intervals that held "
+        "| of its runs | of what was trained |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for each in found:
         shares = [f"{100 * each[name]:.1f} %" for name in ("share_of_runs", "share_of_trained")]
         rate, seeds = f"{each['learning_rate']:g}", str(each["seeds"])
-        cells = [each["task"], rate, seeds, f"{each['held']} of {each['of']}", *shares]
+        minutes = f"{each['seconds'] / 60:.1f}"
+        cells = [each["task"], rate, minutes, seeds, f"{each['held']} of {each['of']}", *shares]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| task | candidate | said | truth ± standard error | held |", "|---|---|---:|---:|---|"]
     for each in found:
