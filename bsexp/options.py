@@ -537,7 +537,7 @@ _EXECUTION = (
         "minutes",
         "number",
         30.0,
-        "time that trials may take, over all calls; refused where two seeds take longer",
+        "time that it may take, over all calls; refused where two seeds take longer",
         low=0,
         open_low=True,
         in_id=False,

@@ -412,9 +412,9 @@ def write_tables() -> None:
         "",
         "Samples that the advice trained, of the grid's: of its runs, each trained whole, and of what a sweep trains",
         "that makes a beginning once for all runs that share it. The advice looked for its rate; the grid was told it,",
-        "and has three. No interval is stated for what ended worse than the constant rate. Minutes: of trials.",
+        "and has three. No interval is stated for what ended worse than the constant rate.",
         "",
-        "| task | learning rate | minutes | the grid's seeds | 90 % intervals that held "
+        "| task | learning rate | its minutes | the grid's seeds | 90 % intervals that held "
         "| of its runs | of what was trained |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]

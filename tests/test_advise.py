@@ -25,7 +25,7 @@ from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
 from bsexp.commands.advised_batches import add_seeds
-from bsexp.commands.advised_rate import _best_of
+from bsexp.commands.advised_rate import _best_of, _climb
 from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
 from bsexp.config import RunConfig
@@ -375,7 +375,6 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
 
 OWN_NET = """
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 def net(image_shape, num_classes):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, {width}), torch.nn.ReLU(),
@@ -472,7 +471,12 @@ def test_too_few_minutes_are_refused_before_anything_is_trained(bsexp: Bsexp, tm
     put_table(place)
     found = bsexp("advise", *QUICK, "--minutes", "0.001")
     assert found.returncode == 2
-    assert "--minutes: 0.001, where trials take about" in found.stderr
+    assert "--minutes: 0.001, where trials take about 1 minutes here; allow 1 in all, or advise for" in found.stderr
+    # An hour went to the table.
+    put_table(place, {"seconds": 3600})
+    found = bsexp("advise", *QUICK, "--minutes", "60")
+    assert found.returncode == 2
+    assert "--minutes: 0 of 60 are left, where trials take about 1 minutes here; allow 61 in all, or" in found.stderr
     assert not (place / "trials.csv").exists()
 
 
@@ -483,7 +487,12 @@ def test_a_table_of_another_network_is_not_taken_for_this_ones(bsexp: Bsexp, tmp
     assert found.returncode == 2
     assert "an update's time" in found.stderr
     assert json.loads((place / "hardware.json").read_text())["model"] == "mlp"
+    # Measuring has used the minutes up, in this call and for the next one.
+    spent = json.loads((place / "hardware.json").read_text())["seconds"]
+    assert spent > 0.06
     again = bsexp("advise", *QUICK, "--minutes", "0.001")
+    for said in (found.stderr, again.stderr):
+        assert "--minutes: 0 of 0.001 are left, where trials take about" in said
     assert "an update's time" not in again.stderr
 
 
@@ -534,6 +543,25 @@ def test_two_trunks_on_one_gpu_take_twice_as_long_as_one(monkeypatch: pytest.Mon
         monkeypatch.setattr("bsexp.commands.trying.devices_for", lambda device, jobs, found=devices: found)
         made = job(tmp_path, "cuda")
         assert (made.devices, made.abreast, made.pace) == (devices, abreast, 1 / abreast)
+
+
+def test_the_range_test_takes_of_the_minutes_and_so_does_what_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, clock = job(tmp_path), iter([100.0, 107.0, 200.0, 202.0])
+    monkeypatch.setattr("bsexp.commands.trying.time.monotonic", lambda: next(clock))
+
+    def ramp(work: Any, config: dict[str, Any], *others: Any, **named: Any) -> tuple[list[Any], float]:
+        if made.seconds_spent:
+            raise KeyboardInterrupt
+        return work(config, made.surroundings)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("bsexp.sweep.apart.in_a_process", ramp)
+    _climb(made)
+    assert made.seconds_spent == 7.0
+    with pytest.raises(KeyboardInterrupt):
+        _climb(made)
+    assert made.seconds_spent == 9.0
 
 
 @pytest.mark.parametrize("plant", range(12))

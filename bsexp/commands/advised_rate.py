@@ -90,7 +90,8 @@ def _climb(job: "Job") -> tuple[float, float]:
     options.pop("warmup_epochs", None)
     config = ramp_config({**options, "epochs": None}, 0, updates, LOWEST, HIGHEST)
     job.talk.note(f"range test of the learning rate, {updates:,} updates")
-    rows, nothing = in_a_process(_ramp, config.model_dump(), job.surroundings, which="range test", cure="give --lr")
+    with job.spending():
+        rows, nothing = in_a_process(_ramp, config.model_dump(), job.surroundings, which="range test", cure="give --lr")
     total = config.total_samples(question.num_train)
     return judge_ramp(rows, total, LOWEST, HIGHEST).suggested_lr or question.default_lr, nothing
 

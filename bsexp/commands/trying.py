@@ -6,7 +6,8 @@ kept.
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,18 +113,20 @@ class Job:
         asked = {name: self.settings[name] for name in (*COST_FIELDS, MODEL_SOURCE) if name in self.settings}
         asked |= {"device_asked": self.surroundings.device, "threads_asked": self.surroundings.threads}
         machine = {name: value for name, value in describe_machine().items() if name in ("cpu", "cores")}
-        if file.exists():
-            stored = read_json(about_table(file), "restore it") if about_table(file).exists() else {}
-            if all(stored.get(name, plain(value)) == plain(value) for name, value in {**asked, **machine}.items()):
-                found = HardwareTable.of(read_hardware(file))
-                if found.sizes[0] <= low and found.sizes[-1] >= high:
-                    self.table = found
-                    return found
+        needed = {**asked, **machine}
+        stored = read_json(about_table(file), "restore it") if about_table(file).exists() else {}
+        if file.exists() and all(stored.get(name, plain(value)) == plain(value) for name, value in needed.items()):
+            found = HardwareTable.of(read_hardware(file))
+            if found.sizes[0] <= low and found.sizes[-1] >= high:
+                self.table = found
+                return found
         costs = {name: value for name, value in self.question.options.items() if name in OPTIONS}
         configs = [config_of_size({**costs, "averaging": "ema"}, size) for size in sizes]
         self.talk.note(f"an update's time, batch {sizes[0]:,} to {sizes[-1]:,}")
+        began = time.monotonic()
         rows, settled = measure_sizes(configs, self.surroundings, REPEATS, self.talk.note)
-        write_hardware(file, rows, {**about(self.settings, settled, repeats=REPEATS), **asked})
+        spent = round(float(stored.get("seconds", 0.0)) + time.monotonic() - began, 1)
+        write_hardware(file, rows, {**about(self.settings, settled, repeats=REPEATS), **asked, "seconds": spent})
         self.table = HardwareTable.of(rows)
         if (fits := self.table.sizes[-1]) < high:
             raise UsageError("batch size", f"{high:,} doesn't fit into memory here", f"give --max-batch {fits}")
@@ -159,8 +162,27 @@ class Job:
 
     @property
     def seconds_spent(self) -> float:
-        """Seconds that trials took, over all calls."""
+        """Seconds that measuring the machine, the range test and the trials took, over all calls."""
+        table = about_table(self.place.hardware)
+        measuring = read_json(table).get("seconds", 0.0) if table.exists() else 0.0
+        return float(measuring) + self._seconds_trying
+
+    @property
+    def _seconds_trying(self) -> float:
         return float(self.stored().get("seconds", 0.0))
+
+    @contextmanager
+    def spending(self) -> Iterator[Callable[[], None]]:
+        """What is done within counts as spent; what is yielded writes down how much of it has passed."""
+        spent, began = self._seconds_trying, time.monotonic()
+
+        def passed() -> None:
+            self.begin(seconds=round(spent + time.monotonic() - began, 1))
+
+        try:
+            yield passed
+        finally:
+            passed()
 
     @property
     def _minutes(self) -> float:
@@ -202,8 +224,8 @@ class Job:
         if lr is None:
             needed += len(FIRST) * sum(map(self.seconds, fewest_trials(question, rate)))
         if not rates:
-            # Of the minutes spent so far all went to the search that is gone on with.
-            needed = max(0.0, needed - self.seconds_spent)
+            # Trials so far were all of the search that is gone on with.
+            needed = max(0.0, needed - self._seconds_trying)
         self._require(needed)
         self.talk.note(f"two seeds take about {duration(needed)}, {len(self.devices)} at a time")
 
@@ -219,7 +241,8 @@ class Job:
             left, minutes = max(0.0, self._time_left) / 60, f"{self._minutes:g}"
             given = minutes if left == self._minutes else f"{left:.3g} of {minutes} are left"
             which = f"{given}, where trials take about {math.ceil(needed / 60)} minutes here"
-            cure = f"allow them, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
+            enough = math.ceil((needed + self.seconds_spent) / 60)
+            cure = f"allow {enough} in all, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
 
     # -- making them
@@ -248,28 +271,25 @@ class Job:
         if not cost:
             return
         making = Making(WHAT, self.trying, None, self.trunks)
-        spent, began, done = self.seconds_spent, time.monotonic(), 0.0
+        done = 0.0
         # Trunks pass beside their trials, which alone are heard of.
         whole = sum(self.seconds(trial) for missing in self._missing(trials, seeds).values() for trial in missing)
         self.begin()
-        try:
-            with Meter(self.talk, WHAT, cost).shown() as meter:
+        with self.spending() as passed, Meter(self.talk, WHAT, cost).shown() as meter:
 
-                def keep(row: TrialRow, trial: Trial) -> None:
-                    nonlocal done
-                    self.kept.keep(row)
-                    # At once: whoever is killed has spent the time, too.
-                    self.begin(seconds=round(spent + time.monotonic() - began, 1))
-                    done += cost * self.seconds(trial) / whole
-                    meter.move(min(done, cost), _named(row))
+            def keep(row: TrialRow, trial: Trial) -> None:
+                nonlocal done
+                self.kept.keep(row)
+                # At once: whoever is killed has spent the time, too.
+                passed()
+                done += cost * self.seconds(trial) / whole
+                meter.move(min(done, cost), _named(row))
 
-                def tell(text: str) -> None:
-                    left = meter.time_left(min(done, cost))
-                    meter.line(f"{text}, {left}" if left else text)
+            def tell(text: str) -> None:
+                left = meter.time_left(min(done, cost))
+                meter.line(f"{text}, {left}" if left else text)
 
-                make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.devices, keep, tell)
-        finally:
-            self.begin(seconds=round(spent + time.monotonic() - began, 1))
+            make_trials(self.question, lr, trials, self.kept.rows, seeds, making, self.devices, keep, tell)
 
 
 def _named(row: TrialRow) -> str:
