@@ -93,7 +93,7 @@ def tell_advice(
         document["recommendation"] = {**found, "snippet": snippet(configs[chosen])}
     verify = _verify(job, configs, judged, choices, tolerance) if judged and judged.margin else None
     document["verify"] = verify["about"] if verify else None
-    document["seconds"] = job.seconds_spent
+    document["seconds"] = round(job.seconds_spent, 1)
     figures: dict[str, bytes] = {}
     said = headline(choices[-1], judged, machines, what)
     if judged:
