@@ -83,7 +83,8 @@ TASKS: dict[str, dict[str, Any]] = {
 # Made up: what is fixed of an update weighs as much as 500 samples.
 PER_UPDATE, PER_SAMPLE = 1e-3, 2e-6
 GPU_LIKE = PLACE / "gpu-like.csv"
-FACTORS = (0.5, 1.0, 2.0)
+# With fewer, the best rate of most arms had no neighbour on one side.
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Candidates lie close to what is tolerated: fewer tell no more than the trials do.
 GRID_SEEDS = range(1000, 1012)
 TOLERANCE, METRIC = 0.25, "val_loss"
@@ -150,8 +151,8 @@ def link_classes() -> None:
                 link.symlink_to(CIFAR / part / name)
 
 
-def make(task: str, work: Path) -> None:
-    """The advice of one task and, where results/advise doesn't have it, the grid."""
+def make(task: str, work: Path, grid: bool) -> None:
+    """The advice of one task and, if asked for, what results/advise doesn't have of the grid."""
     options = TASKS[task]
     if options["dataset"] == f"folder:{CIFAR_4}":
         link_classes()
@@ -160,14 +161,14 @@ def make(task: str, work: Path) -> None:
     )
     advice = json.loads((work / task / "advice.json").read_text())
     arms = arms_of(Question(options), advice)
-    rates = [advice["learning_rate"] * factor for factor in FACTORS]
-    for rate in rates:
+    lr = advice["learning_rate"]
+    for rate in (lr * factor for factor in FACTORS) if grid else ():
         if lacking := _lacking(task, arms, rate):
             name = f"{task}-grid-{rate:g}-{lacking[0]}"
             file = _write_grid(work, name, options, lacking, [rate], arms)
             bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
             _keep_grid(task, load_results(work / name).runs)
-    _write_grid(work, f"{task}-grid", options, GRID_SEEDS, rates, arms)
+    _write_grid(work, f"{task}-grid", options, GRID_SEEDS, _rates(task, arms, lr), arms)
 
 
 def _write_grid(
@@ -187,6 +188,11 @@ def _lacking(task: str, arms: Iterable[str], rate: float) -> list[int]:
     runs = _grid(task)
     common = set.intersection(*(set(_of(runs, arm, rate)["seed"]) for arm in arms))
     return [seed for seed in GRID_SEEDS if seed not in common]
+
+
+def _rates(task: str, arms: Iterable[str], lr: float) -> list[float]:
+    """The rates at which the grid in results/advise has all of its runs, around the advised one."""
+    return [lr * factor for factor in FACTORS if not _lacking(task, arms, lr * factor)]
 
 
 def _kept(task: str, what: str) -> Path:
@@ -212,8 +218,14 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     runs = _grid(task)
     lr = advice["learning_rate"]
     arms = arms_of(question, advice)
-    losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in (lr * factor for factor in FACTORS)}
-    ends = {arm: min((losses[arm, lr * factor] for factor in FACTORS), key=_mean) for arm in arms}
+    rates = _rates(task, arms, lr)
+    losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in rates}
+
+    def best_rate(arm: str) -> float:
+        return min(rates, key=lambda rate: _mean(losses[arm, rate]))
+
+    at = {arm: best_rate(arm) for arm in arms}
+    ends = {arm: losses[arm, at[arm]] for arm in arms}
     best = {arm: _mean(values) for arm, values in ends.items()}
     margin = TOLERANCE * (best["constant"] - best[DECAY])
     updates = _updates(question, arms, lr)
@@ -252,6 +264,8 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         "task": task,
         "arms": len(arms),
         "seeds": len(ends[DECAY]),
+        "rates": rates,
+        "at_an_end": sorted(arm for arm, rate in at.items() if rate in (rates[0], rates[-1])),
         "learning_rate": lr,
         "seconds": advice["seconds"],
         "margin": margin,
@@ -335,7 +349,7 @@ def _keep_grid(task: str, runs: pd.DataFrame) -> None:
     runs = runs.assign(arm=runs["arm"].str.partition("[")[0])[["arm", "lr", "seed", METRIC]]
     if _kept(task, "grid").exists():
         runs = pd.concat([_grid(task), runs]).drop_duplicates(["arm", "lr", "seed"], keep="last")
-    _pack(task, "grid", runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False))
+    _pack(task, "grid", runs.sort_values(["arm", "lr", "seed"]).to_csv(index=False, float_format="%.7g"))
 
 
 def keep_advice(task: str, work: Path) -> None:
@@ -353,8 +367,8 @@ HEAD = """# Does `bsexp advise` advise well?
 
 {verdict}
 
-Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at half, once and twice the
-advised learning rate, with seeds that the advice hadn't seen. Made again, in hours, by
+Each task was advised for, and then all candidates were trained as whole runs: {arms} arms at rates from a quarter (or
+half) to four times (or twice) the advised one, with seeds that the advice hadn't seen. Made again, in hours, by
 
 ```
 python -m tests.advised {tasks} --work FOLDER
@@ -411,18 +425,20 @@ def write_tables() -> None:
     lines += [
         "",
         "Samples that the advice trained, of the grid's: of its runs, each trained whole, and of what a sweep trains",
-        "that makes a beginning once for all runs that share it. The advice looked for its rate; the grid was told it,",
-        "and has three. No interval is stated for what ended worse than the constant rate.",
+        "that makes a beginning once for all runs that share it. At an end: arms of the grid whose best rate is the",
+        "least or the largest of it. No interval is stated for what ended worse than the constant rate.",
         "",
-        "| task | learning rate | its minutes | the grid's seeds | 90 % intervals that held "
+        "| task | learning rate | its minutes | the grid's seeds | its rates | at an end | 90 % intervals that held "
         "| of its runs | of what was trained |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for each in found:
         shares = [f"{100 * each[name]:.1f} %" for name in ("share_of_runs", "share_of_trained")]
         rate, seeds = f"{each['learning_rate']:g}", str(each["seeds"])
         minutes = f"{each['seconds'] / 60:.1f}"
-        cells = [each["task"], rate, minutes, seeds, f"{each['held']} of {each['of']}", *shares]
+        reach = f"{each['rates'][0]:g} to {each['rates'][-1]:g}"
+        ends = f"{len(each['at_an_end'])} of {each['arms']}"
+        cells = [each["task"], rate, minutes, seeds, reach, ends, f"{each['held']} of {each['of']}", *shares]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| task | candidate | said | truth ± standard error | held |", "|---|---|---:|---:|---|"]
     for each in found:
@@ -463,6 +479,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"none or some of {', '.join(TASKS)}")
     parser.add_argument("--work", type=Path, required=True)
+    told = "make none of the grid's runs, judge by those that are kept"
+    parser.add_argument("--no-grid", dest="grid", action="store_false", help=told)
     asked = parser.parse_args()
     if unknown := set(asked.tasks) - set(TASKS):
         parser.error(f"no such task: {', '.join(sorted(unknown))}")
@@ -470,7 +488,7 @@ def main() -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     write_gpu_like()
     for task in asked.tasks:
-        make(task, asked.work)
+        make(task, asked.work, asked.grid)
         found = judged(task, asked.work)
         (PLACE / f"{task}.json").write_text(json.dumps(found, indent=1) + "\n")
         keep_advice(task, asked.work)
