@@ -240,7 +240,7 @@ class Job:
             epochs = self.question.run("fixed-small").epochs
             left, minutes = max(0.0, self._time_left) / 60, f"{self._minutes:g}"
             given = minutes if left == self._minutes else f"{left:.3g} of {minutes} are left"
-            which = f"{given}, where trials take about {math.ceil(needed / 60)} minutes here"
+            which = f"{given}, where trials take about {duration(needed)} here"
             enough = math.ceil((needed + self.seconds_spent) / 60)
             cure = f"allow {enough} in all, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
