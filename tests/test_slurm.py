@@ -9,7 +9,7 @@ import pytest
 
 from bsexp.sweep.slurm import WorkerJob, slurm_settings, worker_command
 from tests.conftest import ROOT, Bsexp
-from tests.faults.programs import children, contents, pending, wait_until
+from tests.faults.programs import children, contents, hold, pending, wait_until
 
 submitit = pytest.importorskip("submitit")
 # submitit keeps its processes' handles until the interpreter ends.
@@ -76,7 +76,7 @@ def test_a_job_that_is_preempted_keeps_its_run_and_is_queued_again(
     # might let its run end before the signal comes.
     (task,) = children(int(job.job_id))
     (worker,) = children(task)
-    os.kill(worker, signal.SIGSTOP)
+    hold(worker)
     assert not [*place.glob("runs/*/summary.json")]
     # What Slurm sends before it takes a job away.
     os.kill(task, signal.SIGUSR2)

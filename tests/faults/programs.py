@@ -167,9 +167,19 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = 60.0) -> Any
 def alive(pid: int) -> bool:
     """Whether a process is there and does anything: one that was killed keeps its number until somebody asks for it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return _state(pid) not in (b"Z", b"X")
     except OSError:
         return False
+
+
+def _state(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
+def hold(pid: int) -> None:
+    """Let a process stand still; it does when this returns: a signal that came before would be given to it first."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: _state(pid) == b"T", "a process to stand still")
 
 
 def children(pid: int) -> list[int]:
