@@ -555,7 +555,7 @@ _EXECUTION = (
         "tolerance",
         "number",
         0.25,
-        "quality that may be lost, as a share of what decaying the rate brings over a constant one",
+        "quality that may be lost, as a share of what decaying the rate brings over the best constant one",
         low=0,
         high=1,
         open_low=True,

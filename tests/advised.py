@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,6 +30,7 @@ from bsexp.store.measured import read_trials
 from bsexp.sweep.advising import (
     BRANCH,
     BRANCH_SHARE,
+    CONSTANT,
     DECAY,
     ENDING,
     GROWN_AT,
@@ -83,8 +85,9 @@ TASKS: dict[str, dict[str, Any]] = {
 # Made up: what is fixed of an update weighs as much as 500 samples.
 PER_UPDATE, PER_SAMPLE = 1e-3, 2e-6
 GPU_LIKE = PLACE / "gpu-like.csv"
-# With fewer, the best rate of most arms had no neighbour on one side.
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# All arms are trained at these multiples of the advised rate (half of it is a candidate's own), then each at half or
+# twice its best one as long as that has no neighbour on one side, within these limits.
+FACTORS, LIMITS = (SLOWER, 1.0, 2.0), (1 / 64, 16.0)
 # Candidates lie close to what is tolerated: fewer tell no more than the trials do.
 GRID_SEEDS = range(1000, 1012)
 TOLERANCE, METRIC = 0.25, "val_loss"
@@ -162,38 +165,68 @@ def make(task: str, work: Path, grid: bool) -> None:
     )
     advice = json.loads((work / task / "advice.json").read_text())
     arms = arms_of(Question(options), advice)
-    lr = advice["learning_rate"]
-    for rate in (lr * factor for factor in FACTORS) if grid else ():
-        if lacking := _lacking(task, arms, rate):
-            name = f"{task}-grid-{rate:g}-{lacking[0]}"
-            file = _write_grid(work, name, options, lacking, [rate], arms)
-            bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
-            _keep_grid(task, load_results(work / name).runs)
-    _write_grid(work, f"{task}-grid", options, GRID_SEEDS, _rates(task, arms, lr), arms)
+    lacking = {factor * advice["learning_rate"]: set(arms) for factor in FACTORS}
+    lacking.setdefault(constant_rate(advice), set()).add(CONSTANT)
+    while grid:
+        runs = _grid(task) if _kept(task, "grid").exists() else pd.DataFrame(columns=["arm", "lr", "seed"])
+        for rate, names in list(lacking.items()):
+            lacking[rate] = {arm for arm in names if not _whole(runs, arm, rate)}
+        if not any(lacking.values()):
+            lacking = _wider(runs, arms, advice["learning_rate"])
+            if not lacking:
+                break
+        for rate, names in lacking.items():
+            if names:
+                _train(task, work, rate, {arm: arms[arm] for arm in sorted(names)})
 
 
-def _write_grid(
-    work: Path, name: str, options: dict[str, Any], seeds: Sequence[int], rates: Sequence[float], arms: dict[str, Any]
-) -> Path:
-    """NAME.toml: an experiment of all `arms` at `rates`."""
-    run = {**options, "seeds": list(seeds), "evals": 1, "max_runs": 5000}
+def _wider(runs: pd.DataFrame, arms: Iterable[str], lr: float) -> dict[float, set[str]]:
+    """The arms by the rates that they lack since their best one is their least or largest."""
+    found: dict[float, set[str]] = {}
+    for arm in arms:
+        rates = _rates(runs, arm)
+        best = _best_rate(runs, arm)
+        for end, factor in ((rates[0], 0.5), (rates[-1], 2.0)):
+            if best == end and LIMITS[0] <= end * factor / lr <= LIMITS[1]:
+                found.setdefault(end * factor, set()).add(arm)
+    return found
+
+
+def constant_rate(advice: dict[str, Any]) -> float:
+    """The rate without decay over which the advice tells what decaying brings."""
+    (found,) = (each["lr"] for each in advice["candidates"] if each["arm"] == CONSTANT)
+    return float(found)
+
+
+def _train(task: str, work: Path, rate: float, arms: dict[str, Any]) -> None:
+    """All seeds of `arms` at a rate, into the grid."""
+    name = f"{task}-grid-{rate:g}-{zlib.crc32(' '.join(arms).encode()):08x}"
+    file = _write_grid(work, name, rate, arms, TASKS[task])
+    bsexp("sweep", str(file), "--out", str(work), "--yes", "--no-report")
+    _keep_grid(task, load_results(work / name).runs)
+
+
+def _write_grid(work: Path, name: str, rate: float, arms: dict[str, Any], options: dict[str, Any]) -> Path:
+    """NAME.toml: an experiment of `arms` at one rate."""
+    run = {**options, "seeds": list(GRID_SEEDS), "evals": 1, "max_runs": 5000, "lr": rate}
     file = work / f"{name}.toml"
-    file.write_text(tomli_w.dumps({"name": name, "run": run, "grid": {"lr": rates}, "arms": arms}))
+    file.write_text(tomli_w.dumps({"name": name, "run": run, "arms": arms}))
     return file
 
 
-def _lacking(task: str, arms: Iterable[str], rate: float) -> list[int]:
-    """The seeds that some of `arms` lacks in the grid in results/advise, at a rate."""
-    if not _kept(task, "grid").exists():
-        return list(GRID_SEEDS)
-    runs = _grid(task)
-    common = set.intersection(*(set(_of(runs, arm, rate)["seed"]) for arm in arms))
-    return [seed for seed in GRID_SEEDS if seed not in common]
+def _whole(runs: pd.DataFrame, arm: str, rate: float) -> bool:
+    """Whether the grid has all seeds of an arm at a rate."""
+    return set(GRID_SEEDS) <= set(_of(runs, arm, rate)["seed"])
 
 
-def _rates(task: str, arms: Iterable[str], lr: float) -> list[float]:
-    """The rates at which the grid in results/advise has all of its runs, around the advised one."""
-    return [lr * factor for factor in FACTORS if not _lacking(task, arms, lr * factor)]
+def _rates(runs: pd.DataFrame, arm: str) -> list[float]:
+    """The rates at which the grid has all seeds of an arm, rising."""
+    return [rate for rate in sorted({*runs["lr"][runs["arm"] == arm]}) if _whole(runs, arm, rate)]
+
+
+def _best_rate(runs: pd.DataFrame, arm: str) -> float:
+    """The rate at which an arm ends best in the mean."""
+    return min(_rates(runs, arm), key=lambda rate: _mean(_losses(runs, arm, rate)))
 
 
 def _kept(task: str, what: str) -> Path:
@@ -219,16 +252,11 @@ def judged(task: str, work: Path) -> dict[str, Any]:
     runs = _grid(task)
     lr = advice["learning_rate"]
     arms = arms_of(question, advice)
-    rates = _rates(task, arms, lr)
-    losses = {(arm, rate): _losses(runs, arm, rate) for arm in arms for rate in rates}
-
-    def best_rate(arm: str) -> float:
-        return min(rates, key=lambda rate: _mean(losses[arm, rate]))
-
-    at = {arm: best_rate(arm) for arm in arms}
-    ends = {arm: losses[arm, at[arm]] for arm in arms}
+    rates = {arm: _rates(runs, arm) for arm in arms}
+    at = {arm: _best_rate(runs, arm) for arm in arms}
+    ends = {arm: _losses(runs, arm, at[arm]) for arm in arms}
     best = {arm: _mean(values) for arm, values in ends.items()}
-    margin = TOLERANCE * (best["constant"] - best[DECAY])
+    margin = TOLERANCE * (best[CONSTANT] - best[DECAY])
     updates = _updates(question, arms, lr)
     held, intervals = [], []
     for each in advice["candidates"]:
@@ -236,7 +264,9 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         if each["worse"] is None or each["worse"]["low"] is None or each["arm"] == DECAY:
             continue
         name = each["arm"]
-        truth = [one - two for one, two in zip(losses[_in_grid(name, lr)], losses[DECAY, lr], strict=True)]
+        rate = each["lr"] if name == CONSTANT else lr
+        its, decays = _losses(runs, *_in_grid(name, rate)), _losses(runs, DECAY, lr)
+        truth = [one - two for one, two in zip(its, decays, strict=True)]
         inside = each["worse"]["low"] <= fmean(truth) <= each["worse"]["high"]
         held.append(inside)
         error = stdev(truth) / len(truth) ** 0.5
@@ -248,14 +278,15 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         ratios = {arm: time_ratio(table, made, updates[DECAY]).value for arm, made in updates.items()}
         arm = _advised(advice, label)
         # Nothing recommended: the user stays with decay. What is faster and ends worse is no match for the advised one.
-        quality = min(best[DECAY], best[DECAY] if arm is None else _mean(losses[_in_grid(arm, lr)]))
+        loss = best[DECAY] if arm is None else _mean(_losses(runs, *_in_grid(arm, lr)))
+        quality = min(best[DECAY], loss)
         equal = [each for each in best if each == DECAY or best[each] <= quality + margin]
         shown = [each for each in equal if each == DECAY or _at_most(ends[each], ends[DECAY]) <= margin]
         fastest, fastest_shown = (min(arms_, key=lambda each: ratios[each]) for arms_ in (equal, shown))
         machines[label] = {
             "advised": arm,
             "its_time": None if arm is None else ratios[_in_grid(arm, lr)[0]],
-            "its_loss": None if arm is None else _mean(losses[_in_grid(arm, lr)]) - best[DECAY],
+            "its_loss": None if arm is None else loss - best[DECAY],
             "fastest": fastest,
             "fastest_time": ratios[fastest],
             "shown": fastest_shown,
@@ -265,26 +296,38 @@ def judged(task: str, work: Path) -> dict[str, Any]:
         "task": task,
         "arms": len(arms),
         "seeds": len(ends[DECAY]),
-        "rates": rates,
-        "at_an_end": sorted(arm for arm, rate in at.items() if rate in (rates[0], rates[-1])),
+        "runs": len(GRID_SEEDS) * sum(map(len, rates.values())),
+        "rates": [min(min(each) for each in rates.values()), max(max(each) for each in rates.values())],
+        "at_an_end": sorted(arm for arm, rate in at.items() if rate in (rates[arm][0], rates[arm][-1])),
+        "best_rates": {arm: at[arm] for arm in (DECAY, CONSTANT)},
         "learning_rate": lr,
+        "constant_rate": constant_rate(advice),
         "seconds": advice["seconds"],
         "margin": margin,
-        "effect": best["constant"] - best[DECAY],
+        "effect": best[CONSTANT] - best[DECAY],
         "machines": machines,
         "intervals": intervals,
         "held": sum(held),
         "of": len(held),
-        **_shares(task, work, question),
+        **_shares(task, work, arms, advice),
     }
 
 
-def _shares(task: str, work: Path, question: Question) -> dict[str, float]:
+def _shares(task: str, work: Path, arms: dict[str, Any], advice: dict[str, Any]) -> dict[str, float]:
     """Samples that the advice trained, over the grid's: as whole runs, and as a sweep that shares beginnings trains."""
-    plan = json.loads(bsexp("plan", str(work / f"{task}-grid.toml"), "--out", str(work / "planned"), "--json"))
-    spent = _spent(work / task, question)
-    whole = float(plan["samples"])
-    return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - plan["samples_shared"])}
+    runs, whole, shared = _grid(task), 0.0, 0.0
+    by_rate: dict[float, dict[str, Any]] = {}
+    for arm, settings in arms.items():
+        for rate in _rates(runs, arm):
+            by_rate.setdefault(rate, {})[arm] = settings
+    for rate, its in by_rate.items():
+        # Beginnings are shared by runs of one rate only.
+        file = _write_grid(work, f"{task}-planned", rate, its, TASKS[task])
+        plan = json.loads(bsexp("plan", str(file), "--out", str(work / "planned"), "--json"))
+        whole += plan["samples"]
+        shared += plan["samples_shared"]
+    spent = _spent(work / task, Question(TASKS[task]), advice["learning_rate"])
+    return {"share_of_runs": spent / whole, "share_of_trained": spent / (whole - shared)}
 
 
 def _in_grid(arm: str, lr: float) -> tuple[str, float]:
@@ -309,13 +352,15 @@ def _updates(question: Question, arms: dict[str, Any], lr: float) -> dict[str, A
     return found
 
 
-def _spent(place: Path, question: Question) -> float:
+def _spent(place: Path, question: Question, lr: float) -> float:
     """Samples that the advice trained: its range test and its trunks, and what each trial added."""
     total = question.total_samples
     rows = read_trials(place / "trials.csv")
     low, high = RAMP_UPDATES
     ramp = min(high, max(low, round(RAMP_SHARE * total / question.batch_size))) * question.batch_size
-    spent = ramp + len({row.seed for row in rows}) * 0.8 * total
+    # Those that were begun with, all of which are gone on with to the last branches.
+    trunks = {(row.seed, row.lr if (row.stage, row.arm) == (ENDING, CONSTANT) else lr) for row in rows if row.share}
+    spent = ramp + len(trunks) * 0.8 * total
     for row in rows:
         length = {RATE: RATE_SHARE, WHOLE: 1.0, BRANCH: BRANCH_SHARE, ENDING: 1 - row.share}[row.stage]
         spent += length * total

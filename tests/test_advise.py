@@ -26,7 +26,7 @@ from bsexp.analysis.local_critical import local_critical
 from bsexp.analysis.paired import Estimate
 from bsexp.commands.advice import _shown, _together, snippet
 from bsexp.commands.advised_batches import add_seeds
-from bsexp.commands.advised_rate import _best_of, _climb
+from bsexp.commands.advised_rate import _best_of, _climb, find_constant
 from bsexp.commands.sweep import check_power
 from bsexp.commands.trying import Job
 from bsexp.config import RunConfig
@@ -360,7 +360,7 @@ def test_the_program_advises_and_goes_on_where_it_was(bsexp: Bsexp, tmp_path: Pa
     assert (place / "trials.csv").read_bytes() == trials
     assert "advice: " in second.stdout
     third = bsexp(*arguments)
-    assert third.stderr == ""
+    assert re.fullmatch(r"constant rate [\d.]+, of .+, 0\.05\n", third.stderr)
     assert third.stdout == second.stdout
     other = bsexp(*arguments, "--weight-decay", "0.1")
     assert (other.returncode, "weight_decay = 0.0005 there, 0.1 now; choose another --name" in other.stderr) == (
@@ -425,7 +425,9 @@ def test_a_network_of_ones_own_with_a_rate_looked_for_interrupted_and_then_edite
 def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_path: Path) -> None:
     place = tmp_path / "results" / "advise"
     put_table(place)
-    found = bsexp("advise", *QUICK, "--minutes", "60", "--tolerance", "0.9", "--json")
+    asked = ("advise", *QUICK, "--lr", "0.02", "--epochs", "4", "--label-noise", "0.2", "--tolerance", "0.9", "--json")
+    asked = (*asked, "--minutes", "60")
+    found = bsexp(*asked)
     assert found.returncode == 0, found.stderr
     document = json.loads(found.stdout)
     rows = read_trials(place / "trials.csv")
@@ -450,7 +452,7 @@ def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_
         assert {"decay", "constant"} < later < {row.arm for row in rows if row.seed == 0 and row.stage == "ending"}
     assert not (place / "trunks").exists()
     assert json.loads((place / "trials.json").read_text())["seconds"] > 0
-    again = bsexp("advise", *QUICK, "--minutes", "60", "--tolerance", "0.9", "--json")
+    again = bsexp(*asked)
     assert json.loads(again.stdout) == document
     assert len(read_trials(place / "trials.csv")) == len(rows)
     # Killed in the last of its seeds, with the time used up: what was begun is made to its end, and nothing else.
@@ -461,7 +463,7 @@ def test_time_that_is_left_goes_to_other_rates_and_more_seeds(bsexp: Bsexp, tmp_
     (place / "trials.csv").write_bytes(b"".join(line for line in lines if line not in last[1:]))
     about = json.loads((place / "trials.json").read_text())
     (place / "trials.json").write_text(json.dumps({**about, "seconds": 3600.0}))
-    resumed = bsexp("advise", *QUICK, "--minutes", "60", "--tolerance", "0.9", "--json")
+    resumed = bsexp(*asked)
     assert resumed.returncode == 0, resumed.stderr
     assert (place / "trials.csv").read_bytes() == whole
     assert json.loads(resumed.stdout) | {"seconds": 0} == document | {"seconds": 0}
@@ -612,16 +614,19 @@ def test_whatever_was_made_since_the_same_seeds_are_added_for_the_same_candidate
     assert (len(made.kept.rows), asked) == (rows, again)
 
 
-@pytest.mark.parametrize(("batch_size", "number"), [(4, 5), (8, 4)])
-def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations(batch_size: int, number: int) -> None:
-    """Five, or one after each update where these are fewer."""
+@pytest.mark.parametrize(("batch_size", "number", "rate"), [(4, 5, None), (8, 4, None), (4, 5, 0.02)])
+def test_a_constant_rate_ends_in_the_mean_of_its_last_evaluations(
+    batch_size: int, number: int, rate: float | None
+) -> None:
+    """Five, or one after each update where these are fewer; at a rate of its own from a trunk of its own."""
     asked = question(batch_size=batch_size)
     rows: list[TrialRow] = []
     making = Making("advise", Surroundings("cpu", 1, False, True))
-    trials = [each for each in asked.endings(0.05) if each.arm in ("constant", "decay") and not each.order]
+    trials = [each for each in asked.endings(0.05, rate) if each.arm in ("constant", "decay") and not each.order]
     make_trials(asked, 0.05, trials, (), [0], making, ["cpu"], lambda row, _: rows.append(row), str)
+    assert {row.arm: row.lr for row in rows} == {"decay": 0.05, "constant": rate or 0.05}
     for each in rows:
-        config = RunConfig(**{**asked.candidates(0.05, ())[each.arm].model_dump(), "evals": 400})
+        config = RunConfig(**{**asked.candidates(0.05, (), rate)[each.arm].model_dump(), "evals": 400})
         whole = Training(config, data=prepare(config, load_images("digits")), device="cpu")
         # After each six of 2,400 samples.
         every = [record for record in whole if isinstance(record, EvalRow)]
@@ -644,7 +649,11 @@ def test_what_is_kept_of_a_trunk_costs_no_time_again(tmp_path: Path) -> None:
     config = RunConfig(**{**made.question.run("fixed-small", lr).model_dump(), "seed": 1})
     made.trunks.keep(config.hash, 1200, b"state")
     assert made.cost(lr, trials, range(2)) == pytest.approx(whole - 0.5 * trunk)
-    assert made.cost(0.1, trials, range(2)) == whole
+    # At another rate it is another trunk, and so is a constant rate of its own beside it.
+    other = [each for each in made.question.endings(0.1, lr) if each.arm in ("growing", "constant") and not each.order]
+    assert [(each.arm, each.trunk_lr(0.1)) for each in other] == [("constant", lr), ("growing", 0.1)]
+    alone = sum(map(made.seconds, other))
+    assert made.cost(0.1, other, range(2)) == pytest.approx(2 * (alone + 1.6 * trunk) - 0.5 * trunk)
 
 
 def trial_row(
@@ -677,6 +686,61 @@ def test_rates_at_which_a_seed_learns_nothing_are_left_behind_for_smaller_ones()
     assert warned.pop() == "at each rate of 0.015 to 0.25 the run of some seed learned nothing; 0.03 ended best"
     assert best([0.015, 0.03, 0.06]) == (0.03, [0.015, 0.03, 0.06])
     assert not warned
+
+
+@pytest.mark.parametrize(
+    ("ends", "found", "tried", "warned"),
+    [
+        # At least three halvings, whatever ends best.
+        ({0.03: 0.1}, 0.03, [0.0037, 0.0075, 0.015, 0.03], ""),
+        ({0.0075: 0.1}, 0.0075, [0.0037, 0.0075, 0.015, 0.03], ""),
+        ({0.0019: 0.1, 0.0037: 0.2}, 0.0019, [0.00095, 0.0019, 0.0037, 0.0075, 0.015, 0.03], ""),
+        # The mean over seeds and orders decides: .25 here, .4 elsewhere.
+        ({0.015: (0.1, 0.4)}, 0.015, [0.0037, 0.0075, 0.015, 0.03], ""),
+        (
+            {0.0037: 0.3, 0.0019: 0.2, 0.00095: 0.1, 0.00047: 0.05},
+            0.00047,
+            [0.00047, 0.00095, 0.0019, 0.0037, 0.0075, 0.015, 0.03],
+            "constant rates of 0.00047 to 0.03: 0.00047 ended best, smaller ones weren't tried",
+        ),
+        (
+            dict.fromkeys((0.03, 0.015, 0.0075, 0.0037, 0.0019, 0.00095, 0.00047)),
+            0.03,
+            [0.00047, 0.00095, 0.0019, 0.0037, 0.0075, 0.015, 0.03],
+            "constant rates of 0.00047 to 0.03: all diverged",
+        ),
+    ],
+    ids=["its own", "smaller", "beyond the first", "in the mean", "at the end", "none"],
+)
+def test_the_best_constant_rate_is_looked_for_down_to_where_a_smaller_one_is_worse(
+    tmp_path: Path, ends: dict[float, Any], found: float, tried: list[float], warned: str
+) -> None:
+    made, lr, rows, said = job(tmp_path), 0.03, list[TrialRow](), list[str]()
+
+    def make(_: float, trials: Sequence[Trial], seeds: Sequence[int]) -> None:
+        done = {key_of(row) for row in rows}
+        for trial, seed in product(trials, seeds):
+            if trial.key(seed) not in done:
+                end = ends.get(trial.config.lr, 0.4)
+                end = end[seed] if isinstance(end, tuple) else end
+                rows.append(trial_row(*trial.key(seed), end))
+
+    stored: dict[str, Any] = {}
+    made.make = make  # type: ignore[method-assign]
+    made.stored = lambda: stored  # type: ignore[method-assign]
+    made.kept = SimpleNamespace(rows=rows, begin=stored.update)  # type: ignore[assignment]
+    made.talk = SimpleNamespace(warn=said.append, note=lambda text: None)  # type: ignore[assignment]
+    make(lr, [trial for trial in made.question.endings(lr) if trial.arm == "decay"], (0, 1))
+    find_constant(made, lr)
+    assert sorted({row.lr for row in rows if row.arm == "constant"}) == tried
+    assert {(row.seed, row.order) for row in rows} == {(seed, order) for seed in (0, 1) for order in (0, 1, 2)}
+    assert (made.constant_lr(lr), said) == (found, [warned] if warned else [])
+    # What it was found for is that rate only; the candidates have it.
+    assert made.constant_lr(0.1) == 0.1
+    assert {arm: config.lr for arm, config in made.candidates(lr, ()).items() if arm in ("decay", "constant")} == {
+        "decay": lr,
+        "constant": found,
+    }
 
 
 def test_each_trunk_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,7 +336,11 @@ def choose(judged: Judgement | None, ratios: Mapping[str, Modelled]) -> Choice:
         return Choice(None, "the trunk diverged: use a smaller --lr", ())
     if judged.margin is None:
         why = "decaying the rate isn't shown to bring anything over a constant one, so there is nothing to lose by"
-        return Choice(None, f"{why} (more --epochs, or a task with less noise, would settle it)", ())
+        return Choice(
+            None,
+            f"{why} (more --epochs, a task with less noise or, where it was given, another --lr would settle it)",
+            (),
+        )
     best, unclear = _best(judged, ratios)
     if best == DECAY and unclear:
         return Choice(None, "what might save time can't be told from noise by these seeds", tuple(unclear))

@@ -62,7 +62,7 @@ def tell_advice(
     """
     question, values, talk = job.question, job.values, job.talk
     metric, tolerance, growths = job.metric, job.tolerance, growths_of(job, lr)
-    configs = question.candidates(lr, growths)
+    configs = job.candidates(lr, growths)
     judged = judged_by(job, lr)
     updates = {arm: question.updates(config) for arm, config in configs.items()}
     machines = _machines(tables, workers, updates)
@@ -285,7 +285,7 @@ def _show(
     if (sure := confidence(choice, judged)) != "":
         talk.result(sure)
     if judged:
-        talk.result(margin_text(judged, tolerance))
+        talk.result(margin_text(judged, tolerance, job.constant_lr(document["learning_rate"])))
     rate = f"learning rate {document['learning_rate']:g} at batch {document['batch_size']:,}"
     talk.result(f"{rate}; knee of throughput: {', '.join(f'batch {m.knee:,} {at(m.label)}' for m in machines)}")
     if points:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bsexp.commands.advised_batches import add_seeds, try_batches, try_growth
-from bsexp.commands.advised_rate import find_rate
+from bsexp.commands.advised_rate import find_constant, find_rate
 from bsexp.commands.given import numbers_of, talk_of, values_of
 from bsexp.commands.machines import machine_of
 from bsexp.commands.measure import options_of, place_of, surroundings_of
@@ -53,6 +53,7 @@ def main(given: dict[str, Any]) -> int:
         rate = lr if lr is not None else find_rate(job)
         job.begin_with(rate, lr is None)
         points = try_batches(job, rate)
+        find_constant(job, rate)
         try_growth(job, rate, points)
         add_seeds(job, rate, list(tables.values()), workers)
         job.trunks.forget()

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bsexp.commands.advised_rate import constant_rates
 from bsexp.console import duration
 from bsexp.sweep.advising import (
     BRANCH,
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 
 
 def try_batches(job: "Job", lr: float) -> "list[Local]":
-    """The local critical batches; what goes on from the trunk at its end is made beside them."""
+    """The local critical batches; what goes on from the trunk at its end is made beside them, and so are smaller
+    constant rates.
+    """
     from bsexp.analysis.local_critical import local_critical
 
-    branches = job.question.branches(lr)
-    job.make(lr, [*branches, *job.question.endings(lr)], FIRST)
+    question = job.question
+    branches = question.branches(lr)
+    job.make(lr, [*branches, *question.endings(lr), *question.constants(constant_rates(lr)[1:])], FIRST)
     wanted = {trial.key(seed) for trial in branches for seed in FIRST}
     return local_critical([row for row in job.kept.rows if row.stage == BRANCH and key_of(row) in wanted])
 
@@ -123,7 +127,7 @@ def judged_by(
     """What the trials of the first `seeds` seeds say; `known`: of what wasn't made for the first look only these."""
     from bsexp.analysis.advice import in_first_look, judge
 
-    arms = job.question.candidates(lr, growths_of(job, lr))
+    arms = job.candidates(lr, growths_of(job, lr))
     configs = {(arm, config.batch_size, config.lr) for arm, config in arms.items()}
     ends = [row for row in job.kept.rows if row.stage == ENDING and row.seed < seeds]
     if known is not None:
@@ -142,9 +146,9 @@ def add_seeds(job: "Job", lr: float, tables: "Sequence[HardwareTable]", workers:
     from bsexp.analysis.advice import contenders
 
     question, growths = job.question, growths_of(job, lr)
-    configs = question.candidates(lr, growths)
+    configs = job.candidates(lr, growths)
     times = _ratios({arm: question.updates(config) for arm, config in configs.items()}, tables, workers)
-    every = [*question.endings(lr), *question.grown(lr, growths)]
+    every = [*job.endings(lr), *question.grown(lr, growths)]
     known: set[tuple[Any, ...]] = set()
     furthest = LOOKS[0]
     while (judged := judged_by(job, lr, furthest, known)) and (arms := contenders(judged, times, LOOKS)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bsexp.errors import UsageError
-from bsexp.sweep.advising import FIRST, RATE, WHOLE, Question, Trial
+from bsexp.sweep.advising import FIRST, RATE, WHOLE, Question, Trial, key_of
 from bsexp.sweep.measuring import Surroundings
 from bsexp.sweep.ramps import ramp_config
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RAMP_SHARE, RAMP_UPDATES, LOWEST, HIGHEST = 0.05, (100, 1000), 1e-5, 10.0
 # Rates around the one that the range test suggests, and how often the grid is made longer where the best is at its end.
 FACTORS, EXTENSIONS, STEP = (0.5, 1.0, 2.0, 4.0), 3, 2.0
+# How many halvings of the rate that suits a decay are tried without one, before it is known whether more are needed.
+SMALLER = 3
 # In trials.json: the loss, in nats, above which a network has learned nothing.
 NOTHING_LEARNED = "nothing_learned"
 # Whole runs at the best of them and its neighbours.
@@ -42,6 +44,34 @@ def find_rate(job: "Job") -> float:
     best, rates = _best_of(job, WHOLE, job.question.wholes, [_rounded(short * factor) for factor in AROUND])
     job.talk.note(f"learning rate {best:g}, of {', '.join(f'{rate:g}' for rate in rates)}")
     return best
+
+
+def constant_rates(lr: float) -> list[float]:
+    """The rates without decay that are tried at first for one that suits a decay: it and smaller ones."""
+    return [lr, *(_rounded(lr / STEP**halvings) for halvings in range(1, SMALLER + 1))]
+
+
+def find_constant(job: "Job", lr: float) -> None:
+    """The rate at which training without decay ends best, of `lr` and smaller ones: a rate that suits a decay is too
+    large for it, and what decaying brings would look like more than it is.
+    """
+    from bsexp.analysis.trials import best_rate
+
+    rates = constant_rates(lr)
+    for _ in range(EXTENSIONS + 1):
+        trials = job.question.constants(rates)
+        job.make(lr, trials, FIRST)
+        wanted = {trial.key(seed) for trial in trials for seed in FIRST}
+        best = best_rate([row for row in job.kept.rows if key_of(row) in wanted], job.metric)
+        tried, rates = rates, [*rates, _rounded(rates[-1] / STEP)]
+        if best not in (None, tried[-1]):
+            break
+    else:
+        told = "all diverged" if best is None else f"{best:g} ended best, smaller ones weren't tried"
+        job.talk.warn(f"constant rates of {tried[-1]:g} to {lr:g}: {told}")
+    if best is not None:
+        job.begin(constant_rates={**job.stored().get("constant_rates", {}), f"{lr:g}": best})
+        job.talk.note(f"constant rate {best:g}, of {', '.join(f'{rate:g}' for rate in reversed(tried))}")
 
 
 def _best_of(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bsexp.commands.advised_rate import fewest_trials
+from bsexp.commands.advised_rate import constant_rates, fewest_trials
 from bsexp.commands.measure import about
 from bsexp.config import RunConfig
 from bsexp.console import Meter, Talk, duration
@@ -25,14 +25,17 @@ from bsexp.store.paths import Experiment, about_table
 from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import (
     BRANCH,
+    COOLDOWN,
     ENDING,
     EVALUATIONS,
     FIRST,
     RATE,
     WHAT,
     WHOLE,
+    Growth,
     Question,
     Trial,
+    by_trunk,
     key_of,
     make_trials,
     seeded,
@@ -190,21 +193,21 @@ class Job:
 
     def cost(self, lr: float, trials: Iterable[Trial], seeds: Sequence[int]) -> float:
         """About how many seconds those of `trials` take that are missing, with what their trunks at `lr` lack."""
-        total, every, question = 0.0, self._missing(trials, seeds), self.question
-        for seed, missing in every.items():
-            trunk = seeded(question.run("fixed-small", lr), seed)
+        total, every, question = 0.0, self._missing(lr, trials, seeds), self.question
+        for (seed, rate), missing in every.items():
+            trunk = seeded(question.run("fixed-small", rate), seed)
             end = begins(trunk, max(trial.share for trial in missing), question.num_train)
             rest = end - self.trunks.reached(trunk.hash, end)
             total += sum(map(self.seconds, missing)) + rest / question.total_samples * self.seconds_of(trunk)
-        # One seed is one trunk: nothing runs beside it.
+        # One trunk has nothing beside it.
         return total * self.abreast / min(self.abreast, len(every)) if every else 0.0
 
-    def _missing(self, trials: Iterable[Trial], seeds: Sequence[int]) -> dict[int, list[Trial]]:
-        """Those of `trials` that aren't made yet, for each seed that has some."""
-        made = {key_of(row) for row in self.kept.rows}
-        every = list(trials)
-        found = {seed: [trial for trial in every if trial.key(seed) not in made] for seed in seeds}
-        return {seed: missing for seed, missing in found.items() if missing}
+    def _missing(
+        self, lr: float, trials: Iterable[Trial], seeds: Sequence[int]
+    ) -> dict[tuple[int, float], list[Trial]]:
+        """Those of `trials` that aren't made yet, for each seed and trunk's rate that has some."""
+        made, every = {key_of(row) for row in self.kept.rows}, list(trials)
+        return {(seed, rate): missing for seed in seeds for rate, missing in by_trunk(every, lr, seed, made).items()}
 
     def prepare(self, lr: float | None) -> None:
         """Say how long the first two seeds take; UsageError where that is longer than what is left of the minutes.
@@ -219,8 +222,11 @@ class Job:
         question = self.question
         rate = lr if lr is not None else question.default_lr
         growths = [replace(growth, lr_rule="none") for growth in self.question.places()]
+        constants = constant_rates(rate)
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
-        needed = len(FIRST) * (sum(map(self.seconds, trials)) + self.seconds_of(question.run("fixed-small", rate)))
+        trials += question.constants(constants[1:])
+        trunks = len(constants) * (1 - COOLDOWN) * self.seconds_of(question.run("fixed-small", rate))
+        needed = len(FIRST) * (sum(map(self.seconds, trials)) + trunks)
         if lr is None:
             needed += len(FIRST) * sum(map(self.seconds, fewest_trials(question, rate)))
         if not rates:
@@ -244,6 +250,20 @@ class Job:
             enough = math.ceil((needed + self.seconds_spent) / 60)
             cure = f"allow {enough} in all, or advise for a shorter budget than {epochs:g} epochs (--epochs)"
             raise UsageError("--minutes", which, cure)
+
+    # -- what was found
+
+    def constant_lr(self, lr: float) -> float:
+        """The rate without decay that what decaying `lr` brings is told over; `lr` itself as long as none was found."""
+        return float(self.stored().get("constant_rates", {}).get(f"{lr:g}", lr))
+
+    def candidates(self, lr: float, growths: Iterable[Growth]) -> dict[str, RunConfig]:
+        """The candidates with the constant rate that was found for `lr`."""
+        return self.question.candidates(lr, growths, self.constant_lr(lr))
+
+    def endings(self, lr: float) -> list[Trial]:
+        """What goes on from trunks at its end, with that rate."""
+        return self.question.endings(lr, self.constant_lr(lr))
 
     # -- making them
 
@@ -273,7 +293,7 @@ class Job:
         making = Making(WHAT, self.trying, None, self.trunks)
         done = 0.0
         # Trunks pass beside their trials, which alone are heard of.
-        whole = sum(self.seconds(trial) for missing in self._missing(trials, seeds).values() for trial in missing)
+        whole = sum(self.seconds(trial) for missing in self._missing(lr, trials, seeds).values() for trial in missing)
         self.begin()
         with self.spending() as passed, Meter(self.talk, WHAT, cost).shown() as meter:
 

@@ -60,7 +60,7 @@ def described(arm: str, config: RunConfig, largest: int) -> str:
         return f"{grown} at {100 * at:g} %, {rate}{falls}"
     return {
         DECAY: f"batch {first}, {falls}",
-        CONSTANT: f"batch {first}, constant rate",
+        CONSTANT: f"batch {first}, constant rate {config.lr:.2g}",
         "growing": f"{grown} over the last fifth, then what is left of the decay",
         "hybrid": f"{grown} over the last fifth, rate by the same factor",
         "late-switch": f"{grown} at 80 %",
@@ -100,16 +100,17 @@ def saving(ratio: Modelled) -> str:
     return f"{value:.0f} % [{low:.0f}, {high:.0f}]".replace("-", "−")
 
 
-def margin_text(judged: Judgement, tolerance: float) -> str:
-    """What counts as the same quality, and what that is a share of."""
+def margin_text(judged: Judgement, tolerance: float, constant_lr: float) -> str:
+    """What counts as the same quality, and what that is a share of; `constant_lr`: the best rate without decay."""
     scale, unit, digits = UNITS[judged.metric]
     effect = amount(judged.effect, judged.metric).lstrip("+")
+    over = f"over the best constant rate, {constant_lr:.2g}"
     if judged.margin is None:
-        return f"decaying the rate brings {effect} {unit} of {QUALITIES[judged.metric]} over a constant rate"
+        return f"decaying the rate brings {effect} {unit} of {QUALITIES[judged.metric]} {over}"
     bound = f"{scale * judged.margin:.{digits}f} {unit}"
     return (
         f"as good: at most {bound} of {QUALITIES[judged.metric]} worse than decaying the rate, {100 * tolerance:g} % "
-        f"of the {effect} that decaying brings over a constant rate"
+        f"of the {effect} that decaying brings {over}"
     )
 
 

@@ -4,7 +4,7 @@ The one rule: each candidate is an ordinary run whose beginning is the trunk's, 
 that run would have been, and all of them are compared at equal samples.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,10 @@ class Trial:
     config: RunConfig
     lr_rule: str = "none"
     order: int = 0
+
+    def trunk_lr(self, lr: float) -> float:
+        """The rate of the trunk that it goes on from, where that of most is `lr`: an ending has that trunk's own."""
+        return self.config.lr if self.stage == ENDING and self.share else lr
 
     @property
     def evaluations(self) -> int:
@@ -169,9 +173,17 @@ class Question:
         epochs = end / self.num_train
         return self.run("fixed-small", lr * growth.lr_factor, batch_size=batch, epochs=epochs)
 
-    def endings(self, lr: float) -> list[Trial]:
-        """What goes on from the trunk where its rate would begin to fall; decay and no decay in several orders."""
-        every = self.candidates(lr, ())
+    def constants(self, lrs: Iterable[float]) -> list[Trial]:
+        """Constant rates to the end of the budget, each with a trunk of its own, in several orders."""
+        configs = [self.run("fixed-small", lr) for lr in lrs]
+        return [Trial(ENDING, CONSTANT, 1 - COOLDOWN, each, order=order) for each in configs for order in ORDERS]
+
+    def endings(self, lr: float, constant: float | None = None) -> list[Trial]:
+        """What goes on from the trunk where its rate would begin to fall; decay and no decay in several orders.
+
+        `constant`: the rate without decay where it isn't `lr`; with a trunk of its own.
+        """
+        every = self.candidates(lr, (), constant)
         found = []
         for arm, config in every.items():
             if arm != UNJUDGED:
@@ -206,13 +218,16 @@ class Question:
         where = f"grow-{batch}-at-{100 * growth.share:g}" if growth.share else f"large-{batch}"
         return f"{where}-{growth.lr_rule}{'' if growth.base == 1 else '-half'}"
 
-    def candidates(self, lr: float, growths: Iterable[Growth]) -> dict[str, RunConfig]:
-        """All runs that may be recommended, by name, the usual decay first; what can't be planned is left out."""
+    def candidates(self, lr: float, growths: Iterable[Growth], constant: float | None = None) -> dict[str, RunConfig]:
+        """All runs that may be recommended, by name, the usual decay first; what can't be planned is left out.
+
+        `constant`: the rate of the one without decay, where it isn't `lr`.
+        """
         # Positions of these shapes count from the end of the warm-up.
         wsd = {"cooldown_fraction": COOLDOWN / (1 - self._warmup_share)}
         found = {
             DECAY: self.run("lr-decay", lr, {"shape": "wsd", **wsd}),
-            CONSTANT: self.run("fixed-small", lr),
+            CONSTANT: self.run("fixed-small", lr if constant is None else constant),
             "growing": self.run("growing-batch", lr, {"match": "wsd", **wsd}),
             "hybrid": self.run("hybrid", lr, {"shape": "wsd", **wsd}),
             "late-switch": self.run("late-switch", lr, {"switch": 1 - COOLDOWN}),
@@ -276,25 +291,38 @@ def make_trials(
     keep: Callable[[TrialRow, Trial], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make `trials` for each of `seeds` that are not `done`, from trunks at the rate `lr`; `keep` hears of each.
+    """Make `trials` for each of `seeds` that are not `done`, from trunks at the rate `lr` or at their own (see
+    Trial.trunk_lr); `keep` hears of each.
 
     What the processes settled on, and what is raised: see branching.make_branches.
     """
     made = {key_of(row) for row in done}
     works = []
     for seed in seeds:
-        trunk = seeded(question.run("fixed-small", lr), seed)
-        missing = sorted((trial for trial in trials if trial.key(seed) not in made), key=lambda trial: trial.share)
-        branches = [
-            Branch(each.share, seeded(each.config, seed), each.order, (each,), each.evaluations) for each in missing
-        ]
-        works.append(Work(f"seed {seed}", trunk, tuple(branches)))
+        for rate, missing in by_trunk(trials, lr, seed, made).items():
+            branches = [
+                Branch(each.share, seeded(each.config, seed), each.order, (each,), each.evaluations)
+                for each in sorted(missing, key=lambda trial: trial.share)
+            ]
+            name = f"seed {seed}" if rate == lr else f"seed {seed}, rate {rate:g}"
+            works.append(Work(name, seeded(question.run("fixed-small", rate), seed), tuple(branches)))
 
     def ended(trunk: RunConfig, found: Ended) -> None:
         trial = found.branch.mark[0]
         keep(_row(trial, trunk.seed, found), trial)
 
     return make_branches(works, making, devices, ended, tell)
+
+
+def by_trunk(
+    trials: Iterable[Trial], lr: float, seed: int, made: Container[tuple[Any, ...]]
+) -> dict[float, list[Trial]]:
+    """Those of `trials` that aren't `made` for a seed, by the rate of their trunks, where that of most is `lr`."""
+    found: dict[float, list[Trial]] = {}
+    for trial in trials:
+        if trial.key(seed) not in made:
+            found.setdefault(trial.trunk_lr(lr), []).append(trial)
+    return found
 
 
 def seeded(config: RunConfig, seed: int) -> RunConfig:
