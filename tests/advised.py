@@ -265,6 +265,9 @@ def judged(task: str, work: Path) -> dict[str, Any]:
             continue
         name = each["arm"]
         rate = each["lr"] if name == CONSTANT else lr
+        if not _whole(runs, *_in_grid(name, rate)):
+            # Only without the grid's runs.
+            continue
         its, decays = _losses(runs, *_in_grid(name, rate)), _losses(runs, DECAY, lr)
         truth = [one - two for one, two in zip(its, decays, strict=True)]
         inside = each["worse"]["low"] <= fmean(truth) <= each["worse"]["high"]

@@ -25,7 +25,6 @@ from bsexp.store.paths import Experiment, about_table
 from bsexp.store.trunks import Trunks
 from bsexp.sweep.advising import (
     BRANCH,
-    COOLDOWN,
     ENDING,
     EVALUATIONS,
     FIRST,
@@ -222,11 +221,9 @@ class Job:
         question = self.question
         rate = lr if lr is not None else question.default_lr
         growths = [replace(growth, lr_rule="none") for growth in self.question.places()]
-        constants = constant_rates(rate)
         trials = [*question.branches(rate), *question.endings(rate), *question.grown(rate, growths)]
-        trials += question.constants(constants[1:])
-        trunks = len(constants) * (1 - COOLDOWN) * self.seconds_of(question.run("fixed-small", rate))
-        needed = len(FIRST) * (sum(map(self.seconds, trials)) + trunks)
+        trials += question.constants(constant_rates(rate)[1:])
+        needed = self.cost(rate, trials, FIRST)
         if lr is None:
             needed += len(FIRST) * sum(map(self.seconds, fewest_trials(question, rate)))
         if not rates:
