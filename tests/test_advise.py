@@ -656,6 +656,23 @@ def test_what_is_kept_of_a_trunk_costs_no_time_again(tmp_path: Path) -> None:
     assert made.cost(0.1, other, range(2)) == pytest.approx(2 * (alone + 1.6 * trunk) - 0.5 * trunk)
 
 
+@pytest.mark.parametrize(("lr", "trainings"), [(0.05, 26.4), (None, 33.2)], ids=["given", "looked for"])
+def test_two_seeds_are_told_by_all_that_is_trained(tmp_path: Path, lr: float | None, trainings: float) -> None:
+    """In trainings' worth of samples. Of a seed: 4 trunks of .8; 4 x 9 branches of .05; 9 endings of .2 and 3 x 3 of
+    smaller constant rates; 2 x (1 + .8 + .5) of larger batches; where a rate is looked for 4 x .1 + 3, too.
+    """
+    made, needed = job(tmp_path), list[float]()
+
+    def seconds(trial: Trial) -> float:
+        sizes = made.question.updates(trial.config, trial.share)
+        return sum(size * number for size, number in sizes.items()) / made.question.total_samples
+
+    made.seconds = seconds  # type: ignore[method-assign]
+    made._require = needed.append  # type: ignore[method-assign]
+    made.prepare(lr)
+    assert needed == [pytest.approx(trainings, rel=0.01)]
+
+
 def trial_row(
     stage: str, arm: str, seed: int, share: float, order: int, size: int, rule: str, lr: float, loss: float
 ) -> TrialRow:

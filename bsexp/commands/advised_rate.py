@@ -70,9 +70,7 @@ def find_constant(job: "Job", lr: float) -> None:
         told = "all diverged" if best is None else f"{best:g} ended best, smaller ones weren't tried"
         job.talk.warn(f"constant rates of {tried[-1]:g} to {lr:g}: {told}")
     if best is not None:
-        known = job.stored().get("constant_rates", {})
-        if known.get(f"{lr:g}") != best:
-            job.begin(constant_rates={**known, f"{lr:g}": best})
+        job.begin(constant_rates={**job.stored().get("constant_rates", {}), f"{lr:g}": best})
         job.talk.note(f"constant rate {best:g}, of {', '.join(f'{rate:g}' for rate in reversed(tried))}")
 
 
